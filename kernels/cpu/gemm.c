@@ -1,0 +1,345 @@
+/* gemm.c - y = x w^T, with w packed once or taken as it lies.
+ *
+ * The output is cut into tasks of some rows by some panels (a panel is TILE_COLS outputs).  A task
+ * goes through k in strips; for each strip it has x's rows copied into the tile's order, and the
+ * panels either found packed or copied into scratch.  A chain that a strip does not finish waits in
+ * scratch; only a finished one is stored or added: so neither strips nor tasks show in the bits.
+ *
+ * Weights kept in bf16 are cut in the same way; bf16.c does their tasks.
+ *
+ * With few rows the product is as fast as memory gives the panels, so those are fetched ahead; a
+ * row alone goes through the very same chain as a row among many. */
+#include "kernels/cpu/packed.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#define STRIP       512 /* of k */
+#define TASK_COLS   (TASK_PANELS * TILE_COLS)
+#define AHEAD       64 /* of k: about what memory needs to answer, at the speed of one row */
+
+_Static_assert(TASK_ROWS *(STRIP + TILE_PIECE) + STRIP * TILE_COLS + TASK_ROWS * TASK_COLS <=
+                   CPU_SCRATCH_FLOATS,
+               "scratch of a thread");
+
+static int ceil_div(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+/* panel[kk, c] = w[c, kk] for kk in from_k .. k - 1 */
+static void fill_plainly(float *panel, const float *w, size_t ld, int cols, int from_k, int k)
+{
+    for (int kk = from_k; kk < k; kk++)
+        for (int c = 0; c < cols; c++)
+            panel[(size_t)kk * TILE_COLS + (size_t)c] = w[(size_t)c * ld + (size_t)kk];
+}
+
+/* panel[kk, c] = w(col + c, k0 + kk); columns past the matrix are zero.  k_major: w lies [in, out]
+ * with ld floats a row, otherwise [out, in]. */
+static void panel_fill(float *panel, const float *w, size_t ld, bool k_major, int col, int cols,
+                       int k0, int k)
+{
+    if (cols < TILE_COLS) memset(panel, 0, (size_t)k * TILE_COLS * sizeof *panel);
+    if (k_major) {
+        for (int kk = 0; kk < k; kk++)
+            memcpy(panel + (size_t)kk * TILE_COLS, w + (size_t)(k0 + kk) * ld + col,
+                   (size_t)cols * sizeof *panel);
+        return;
+    }
+    int c = 0;
+    for (; c + VX_LANES <= cols; c += VX_LANES) {
+        const float *from = w + (size_t)(col + c) * ld + k0;
+        int kk = 0;
+        for (; kk + VX_LANES <= k; kk += VX_LANES) {
+            for (int r = 0; r < VX_LANES; r++)
+                __builtin_prefetch(from + (size_t)r * ld + kk + AHEAD);
+            vx_turn(panel + (size_t)kk * TILE_COLS + c, TILE_COLS, from + kk, ld);
+        }
+        fill_plainly(panel + c, from, ld, VX_LANES, kk, k);
+    }
+    fill_plainly(panel + c, w + (size_t)(col + c) * ld + k0, ld, cols - c, 0, k);
+}
+
+/* ------------------------------------------------------------------ packing */
+
+struct pack_arg {
+    struct packed *packed;
+    const struct ops_matrix *w;
+    bool transpose;
+    int tasks;
+};
+
+static void pack_strip(const struct pack_arg *a, float *panel, int col, int cols, int k0,
+                       float *block)
+{
+    int k = a->packed->in - k0 < STRIP ? a->packed->in - k0 : STRIP;
+    if (a->transpose)
+        cpu_block_f32(block, a->w, k0, k, col, cols);
+    else
+        cpu_block_f32(block, a->w, col, cols, k0, k);
+    panel_fill(panel + (size_t)k0 * TILE_COLS, block, (size_t)(a->transpose ? cols : k),
+               a->transpose, 0, cols, 0, k);
+}
+
+static void pack_task(const void *p, int task, float *scratch)
+{
+    const struct pack_arg *a = p;
+    struct packed *w = a->packed;
+    size_t from, to;
+    cpu_share((size_t)ceil_div(w->out, TILE_COLS), a->tasks, task, &from, &to);
+    for (size_t i = from; i < to; i++) {
+        int col = (int)i * TILE_COLS;
+        int cols = w->out - col < TILE_COLS ? w->out - col : TILE_COLS;
+        for (int k0 = 0; k0 < w->in; k0 += STRIP)
+            pack_strip(a, w->panels + i * TILE_COLS * (size_t)w->in, col, cols, k0, scratch);
+    }
+}
+
+size_t cpu_packed_bytes(int out, int in, enum ops_dtype keep, bool transpose)
+{
+    int cols = transpose ? in : out, steps = transpose ? out : in;
+    size_t wide = (size_t)ceil_div(cols, TILE_COLS) * TILE_COLS;
+    if (keep == OPS_BF16) return wide * (size_t)ceil_div(steps, 2) * 2 * sizeof(uint16_t);
+    return wide * (size_t)steps * sizeof(float);
+}
+
+static int pack_f32(struct device *d, struct packed *p, const struct ops_matrix *w, bool transpose,
+                    struct err *e)
+{
+    size_t panels = (size_t)ceil_div(p->out, TILE_COLS);
+    p->panels = cpu_alloc(d, panels * TILE_COLS * (size_t)p->in * sizeof(float), e);
+    if (!p->panels) return -1;
+    size_t steps = (size_t)p->in * TILE_COLS;
+    int tasks = cpu_tasks_for(d, panels, steps);
+    struct pack_arg arg = {p, w, transpose, tasks};
+    cpu_run(d, pack_task, &arg, tasks, panels * steps);
+    return 0;
+}
+
+struct packed *cpu_pack(struct device *d, const struct ops_matrix *w, enum ops_dtype keep,
+                        bool transpose, struct err *e)
+{
+    assert(keep == OPS_F32 || keep == OPS_BF16);
+    struct packed *p = calloc(1, sizeof *p);
+    if (!p) {
+        err_set(e, ERR_RETRY, "out of memory for packed weights");
+        return NULL;
+    }
+    p->dtype = keep;
+    p->out = transpose ? w->cols : w->rows;
+    p->in = transpose ? w->rows : w->cols;
+    if ((keep == OPS_BF16 ? cpu_bf16_pack : pack_f32)(d, p, w, transpose, e) == 0) return p;
+    free(p);
+    return NULL;
+}
+
+void cpu_packed_free(struct device *d, struct packed *w)
+{
+    if (!w) return;
+    cpu_release(d, w->panels);
+    cpu_release(d, w->pairs);
+    free(w);
+}
+
+/* ------------------------------------------------------------------ the product */
+
+/* x's rows in the tiles' order of pieces; tiles are `strip` of k long. */
+static void pack_rows(float *to, const struct gemm_part *part, int k0, int k, int strip)
+{
+    const struct gemm_job *j = part->job;
+    for (int t = 0; t < part->rows; t += TILE_ROWS) {
+        int n = part->rows - t < TILE_ROWS ? part->rows - t : TILE_ROWS;
+        for (int r = 0; r < n; r++) {
+            const float *x = j->x + (size_t)(part->row + t + r) * (size_t)j->ldx + k0;
+            float *row = to + (size_t)t * (size_t)strip + r * TILE_PIECE;
+            int kk = 0;
+            for (; kk + TILE_PIECE <= k; kk += TILE_PIECE, row += TILE_ROWS * TILE_PIECE)
+                v_store(row, v_load(x + kk));
+            if (kk < k) memcpy(row, x + kk, (size_t)(k - kk) * sizeof *row);
+        }
+    }
+}
+
+static const float *panel_of(const struct gemm_part *part, int p, int k0, int k, float *scratch)
+{
+    const struct gemm_job *j = part->job;
+    int col = part->col + p * TILE_COLS;
+    if (j->w) return j->w->panels + (size_t)col * (size_t)j->in + (size_t)k0 * TILE_COLS;
+    int cols = j->out - col < TILE_COLS ? j->out - col : TILE_COLS;
+    if (j->plain)
+        panel_fill(scratch, j->plain, (size_t)j->in, false, col, cols, k0, k);
+    else
+        panel_fill(scratch, j->turned, (size_t)j->out, true, col, cols, k0, k);
+    return scratch;
+}
+
+/* Full panels go straight to y with the last strip; others wait in scratch for store_row. */
+static bool is_direct(const struct gemm_part *part, int p)
+{
+    const struct gemm_job *j = part->job;
+    return j->scale == 1.0f && j->out - (part->col + p * TILE_COLS) >= TILE_COLS;
+}
+
+static struct tile_ends ends_of(const struct gemm_part *part, int p, int t, int k0, int k,
+                                float *sums)
+{
+    const struct gemm_job *j = part->job;
+    float *wait = sums + ((size_t)p * TASK_ROWS + (size_t)t) * TILE_COLS;
+    struct tile_ends ends = {.from = k0 > 0 ? wait : NULL, .y = wait, .ldy = TILE_COLS};
+    if (k0 + k < j->in || !is_direct(part, p)) return ends;
+    ends.y = j->y + (size_t)(part->row + t) * (size_t)j->ldy + part->col + p * TILE_COLS;
+    ends.ldy = (size_t)j->ldy;
+    ends.add = j->add;
+    return ends;
+}
+
+/* A panel's turn in a strip: its tiles work on b, k0 .. k0 + k of the whole.  Each brings its share
+ * of the next panel from memory, so that memory is asked evenly; one tile alone reads as fast as
+ * memory gives and looks ahead in what it reads. */
+static void run_tiles(const struct gemm_part *part, int p, int k0, int k, const float *b,
+                      const float *rows, int strip, float *sums)
+{
+    int tiles = ceil_div(part->rows, TILE_ROWS), step = ceil_div(TILE_COLS, tiles);
+    size_t ahead = tiles > 1 ? (size_t)part->job->in : AHEAD;
+    const float *fetch = part->job->w ? b + ahead * TILE_COLS : b;
+    for (int t = 0; t < part->rows; t += TILE_ROWS, fetch += part->job->w ? k * step : 0) {
+        int n = part->rows - t < TILE_ROWS ? part->rows - t : TILE_ROWS;
+        struct tile_ends ends = ends_of(part, p, t, k0, k, sums);
+        cpu_tile_pieces(n, &ends, rows + (size_t)t * (size_t)strip, b, k, fetch, step);
+    }
+}
+
+static void run_strip(const struct gemm_part *part, int k0, int k, int strip, float *sums,
+                      float *rows, float *panel)
+{
+    pack_rows(rows, part, k0, k, strip);
+    for (int p = 0; p < part->panels; p++)
+        run_tiles(part, p, k0, k, panel_of(part, p, k0, k, panel), rows, strip, sums);
+}
+
+/* How much of k goes at once: few rows take all of it, so that a panel is read in one go. */
+static int strip_of(const struct gemm_part *part)
+{
+    int tiles = ceil_div(part->rows, TILE_ROWS), in = part->job->in;
+    bool room = (size_t)tiles * TILE_ROWS * (size_t)in <= (size_t)TASK_ROWS * STRIP;
+    return room && part->job->w ? ceil_div(in, TILE_PIECE) * TILE_PIECE : STRIP;
+}
+
+static void store_row(float *y, const float *sums, int n, float scale, bool add)
+{
+    if (add)
+        for (int i = 0; i < n; i++)
+            y[i] += scale * sums[i];
+    else
+        for (int i = 0; i < n; i++)
+            y[i] = scale * sums[i];
+}
+
+static void run_part(const struct gemm_part *part, float *scratch)
+{
+    const struct gemm_job *j = part->job;
+    float *sums = scratch, *rows = sums + TASK_ROWS * TASK_PANELS * TILE_COLS;
+    float *panel = rows + TASK_ROWS * (STRIP + TILE_PIECE);
+    int strip = strip_of(part);
+    for (int k0 = 0; k0 < j->in; k0 += strip)
+        run_strip(part, k0, j->in - k0 < strip ? j->in - k0 : strip, strip, sums, rows, panel);
+    for (int p = 0; p < part->panels; p++) {
+        if (is_direct(part, p)) continue;
+        for (int r = 0; r < part->rows; r++) {
+            int col = part->col + p * TILE_COLS;
+            int cols = j->out - col < TILE_COLS ? j->out - col : TILE_COLS;
+            store_row(j->y + (size_t)(part->row + r) * (size_t)j->ldy + col,
+                      sums + ((size_t)p * TASK_ROWS + (size_t)r) * TILE_COLS, cols, j->scale,
+                      j->add);
+        }
+    }
+}
+
+/* A job's cut: each task has up to `panels` panels. */
+static int job_tasks(const struct gemm_job *j, int panels)
+{
+    return ceil_div(j->rows, TASK_ROWS) * ceil_div(ceil_div(j->out, TILE_COLS), panels);
+}
+
+static void gemm_task(const void *p, int task, float *scratch)
+{
+    const struct gemm_cut *a = p;
+    const struct gemm_job *j = a->jobs;
+    for (int n; task >= (n = job_tasks(j, a->panels)); j++)
+        task -= n;
+    int all = ceil_div(j->out, TILE_COLS), groups = ceil_div(all, a->panels);
+    int first = task % groups * a->panels;
+    size_t from, to; /* tiles, so that all tasks are about as long */
+    cpu_share((size_t)ceil_div(j->rows, TILE_ROWS), ceil_div(j->rows, TASK_ROWS), task / groups,
+              &from, &to);
+    int row = (int)from * TILE_ROWS, end = (int)to * TILE_ROWS;
+    struct gemm_part part = {
+        .job = j,
+        .row = row,
+        .rows = (end < j->rows ? end : j->rows) - row,
+        .col = first * TILE_COLS,
+        .panels = all - first < a->panels ? all - first : a->panels,
+    };
+    if (j->w && j->w->dtype == OPS_BF16)
+        cpu_bf16_part(&part, scratch);
+    else
+        run_part(&part, scratch);
+}
+
+/* About the arithmetic, and what memory takes to give a matrix that has to be turned. */
+static size_t job_steps(const struct gemm_job *j)
+{
+    size_t size = (size_t)j->in * (size_t)j->out;
+    return (size_t)j->rows * size / 16 + (j->w ? 0 : size / 2);
+}
+
+/* Full tasks while there are enough of them for every thread; thinner ones otherwise.  With few
+ * rows a task has hardly anything to prepare, so that there may be more. */
+struct cpu_set cpu_gemm_set(struct device *d, struct gemm_cut *cut, const struct gemm_job *jobs,
+                            int count)
+{
+    int rows = 0, enough;
+    struct cpu_set set = {.fn = gemm_task, .arg = cut};
+    *cut = (struct gemm_cut){jobs, 2 * TASK_PANELS};
+    for (int i = 0; i < count; i++) {
+        set.steps += job_steps(&jobs[i]);
+        rows = jobs[i].rows > rows ? jobs[i].rows : rows;
+    }
+    enough = (rows > TILE_ROWS ? 2 : 6) * cpu_threads(d);
+    while (cut->panels > 1 && set.tasks < enough) {
+        cut->panels /= 2;
+        set.tasks = 0;
+        for (int i = 0; i < count; i++)
+            set.tasks += job_tasks(&jobs[i], cut->panels);
+    }
+    return set;
+}
+
+void cpu_gemm_jobs(struct device *d, const struct gemm_job *jobs, int count)
+{
+    struct gemm_cut cut;
+    struct cpu_set set = cpu_gemm_set(d, &cut, jobs, count);
+    cpu_run(d, set.fn, set.arg, set.tasks, set.steps);
+}
+
+struct gemm_job cpu_gemm_job(float *y, const float *x, int rows, const struct packed *w, bool add)
+{
+    return (struct gemm_job){.y = y,
+                             .x = x,
+                             .w = w,
+                             .ldy = w->out,
+                             .ldx = w->in,
+                             .rows = rows,
+                             .in = w->in,
+                             .out = w->out,
+                             .scale = 1.0f,
+                             .add = add};
+}
+
+void cpu_gemm(struct device *d, float *y, const float *x, int rows, const struct packed *w,
+              bool add)
+{
+    struct gemm_job job = cpu_gemm_job(y, x, rows, w, add);
+    cpu_gemm_jobs(d, &job, 1);
+}

@@ -1,0 +1,240 @@
+/* ops.h - all arithmetic of the engine goes through this table.
+ *
+ * ops_cpu() is the definition; ops_cuda() is its fast twin and must agree with it.  Each op stands
+ * beside its _back.  An op never fails by itself: what goes wrong on a device is kept and comes
+ * out of the next sync(), as ERR_LOST.  Only what allocates can fail at once.
+ *
+ * Memory.  `float *` is memory of the device (from alloc); on the CPU that is ordinary memory, so
+ * tests may pass their own arrays.  Ids and descriptors (int32_t arrays, struct kv_seg, struct
+ * lora_group) are ordinary host memory, read before the call returns.  Arrays are row-major
+ * without gaps unless a leading dimension (ld...) is named.
+ *
+ * Row law.  Every sum below has one order that does not depend on how many rows take part or how
+ * many threads work: a product of matrices is one chain of fused multiply-adds over k = 0, 1, ...;
+ * the sum of a row is made in 16 lanes that are then added as a tree.
+ * "add" means y += sum, where the sum was finished first.
+ *
+ * bf16.  A product with weights kept in bf16 first rounds x to bf16 as well: to the nearest, ties
+ * to even, subnormals to zero of their sign.  k goes in pairs (0, 1), (2, 3), ..., an odd last one
+ * with zeros beside it, and sum, zero at first, takes a pair's second product before its first:
+ *   sum = flush(fma(x[k + 1], w[k + 1], sum));  sum = flush(fma(x[k], w[k], sum))
+ * in fp32, where flush() makes a result below 2^-126 a zero of its sign.  That is what the
+ * instruction VDPBF16PS does (Intel SDM vol. 2, its "Operation"; MXCSR plays no part), and every
+ * instruction set gives these bits.  Two things may differ: which NaN comes out of a NaN, and a
+ * result that lies within 2^-150 below 2^-126, which plain C rounds up before it looks. */
+#ifndef KERNELS_OPS_H
+#define KERNELS_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+
+#define OPS_KV_BLOCK     64  /* positions in a block of keys and values; also of the datum law */
+#define OPS_HEAD_DIM_MAX 256 /* widest attention head */
+#define OPS_RANK_MAX     128 /* widest LoRA */
+
+enum ops_dtype { OPS_F32, OPS_BF16, OPS_F16 };
+
+/* A matrix in host memory, row-major without gaps, perhaps unaligned (a mapped file). */
+struct ops_matrix {
+    const void *data;
+    enum ops_dtype dtype;
+    int rows, cols;
+};
+
+struct device; /* a CPU's threads, or a GPU */
+struct packed; /* a weight matrix prepared once for gemm */
+
+struct attn_shape {
+    int heads, kv_heads, head_dim; /* heads is a multiple of kv_heads; query head h reads KV head
+                                      h / (heads / kv_heads) */
+};
+
+/* Consecutive rows of a pack that are one sequence's positions start .. start + rows - 1.  Its
+ * keys and values live in blocks of OPS_KV_BLOCK positions; blocks[b] holds positions 64 b to
+ * 64 b + 63 and may be shared by sequences that begin alike. */
+struct kv_seg {
+    int row, rows, start;
+    float *const *blocks; /* of this layer; NULL where no attention is involved (rope) */
+    size_t layer_offset;  /* floats from a block's beginning to this layer's part */
+};
+
+/* Consecutive rows of a pack that share one adapter's A [rank, in] and B [out, rank]. */
+struct lora_group {
+    int row, rows;
+    int rank; /* 1 .. OPS_RANK_MAX */
+    float scale;
+    const float *a, *b;
+    float *grad_a, *grad_b; /* only for project_back */
+    const int *blocks;      /* only for project_back: first row of each block of the datum law, in
+                               order, then row + rows */
+    int block_count;
+};
+
+/* A projection y [rows, out] of x [rows, in]: frozen weights, and what adapters add to it. */
+struct projection {
+    const struct packed *w; /* [out, in]; NULL: adapters only */
+    int in, out;
+    float *y;
+    bool add; /* to y instead of overwriting it; always so where w is NULL */
+    float *u; /* [rows, ldu]; ldu >= the largest rank.  NULL without groups */
+    int ldu;
+    const struct lora_group *groups;
+    int count;
+};
+
+/* Its way back. */
+struct projection_back {
+    const struct packed *w; /* [in, out], transposed; NULL: adapters only */
+    int in, out;            /* as in the projection */
+    bool add;               /* to dx instead of overwriting it; always so where w is NULL */
+    const float *u;         /* [rows, ldu] */
+    float *du;
+    int ldu;
+    const struct lora_group *groups;
+    int count;
+};
+
+/* One AdamW step (arXiv 1711.05101, algorithm 2) with everything scalar worked out in double:
+ *   w *= decay;  m += (g' - m) one_minus_beta1;  v = v beta2 + g' g' one_minus_beta2
+ *   w -= step_size m / (sqrt(v) / bias2_sqrt + eps)         where g' = g grad_scale */
+struct adamw_step {
+    float grad_scale, decay, one_minus_beta1, beta2, one_minus_beta2;
+    float step_size, bias2_sqrt, eps;
+};
+
+/* A trained tensor: weights, gradient and moments of `count` numbers. */
+struct adam_tensor {
+    float *w, *grad, *m, *v;
+    size_t count;
+};
+
+struct ops {
+    const char *name;
+
+    /* ---- the device ---- */
+    struct device *(*open)(int index, int threads, struct err *e);
+    void (*close)(struct device *d); /* NULL is fine */
+    /* Device, instruction set, the weights' format (OPS_F32 or OPS_BF16) and compiler: what may
+     * change bits.  Lives as long as d. */
+    const char *(*numerics)(const struct device *d, enum ops_dtype weights);
+
+    /* 64-byte aligned and zero; NULL with ERR_RETRY when there is no room. */
+    void *(*alloc)(struct device *d, size_t bytes, struct err *e);
+    void (*release)(struct device *d, void *p);
+    void (*upload)(struct device *d, void *to, const void *from_host, size_t bytes);
+    void (*download)(struct device *d, void *to_host, const void *from, size_t bytes);
+    void (*copy)(struct device *d, void *to, const void *from, size_t bytes);
+    void (*zero)(struct device *d, void *p, size_t bytes);
+    /* The host's own work beside the device: fn(arg, i, thread) for i = 0 .. count - 1 on its
+     * threads, thread in 0 .. threads - 1; returns when all are done.  Of this table fn may call
+     * download only. */
+    void (*spread)(struct device *d, void (*fn)(const void *arg, int i, int thread),
+                   const void *arg, int count);
+    /* Waits until all that was asked is done; -1 with ERR_LOST when any of it failed. */
+    int (*sync)(struct device *d, struct err *e);
+
+    /* ---- products with frozen weights ---- */
+    /* Prepares w [out, in] (copied) for y = x w^T, or with transpose for y = x w, which is the
+     * former's way back: dx = dy w.  keep: OPS_F32 or OPS_BF16, to which w is widened or rounded
+     * (as x is, see above) whatever it was. */
+    struct packed *(*pack)(struct device *d, const struct ops_matrix *w, enum ops_dtype keep,
+                           bool transpose, struct err *e);
+    void (*packed_free)(struct device *d, struct packed *w); /* NULL is fine */
+    /* What pack() asks alloc() for. */
+    size_t (*packed_bytes)(int out, int in, enum ops_dtype keep, bool transpose);
+    /* y [rows, out] (+)= x [rows, in] w^T, or [rows, in] (+)= x [rows, out] w when transposed */
+    void (*gemm)(struct device *d, float *y, const float *x, int rows, const struct packed *w,
+                 bool add);
+
+    /* ---- projections with LoRA (arXiv 2106.09685, eq. 3) ---- */
+    /* For each of count projections of the same x [rows, in]: y (+)= x w^T;
+     * u [rows, ldu] = scale x A^T;  y += u B^T, each group with its own A, B, rank.  Rows outside
+     * all groups get no more than the frozen product.  No two may share a y or a u. */
+    void (*project)(struct device *d, const float *x, int rows, const struct projection *p,
+                    int count);
+    /* dx [rows, in] (+)= dy w;  du = scale dy B;  dx += du A (dx NULL: not wanted);
+     * grad_a += sum over blocks of du^T x;  grad_b += sum over blocks of dy^T u, a block's rows
+     * being one chain from zero.  u is what project() left.  Groups with the same gradients must
+     * not share a call. */
+    void (*project_back)(struct device *d, float *dx, const float *dy, const float *x, int rows,
+                         const struct projection_back *p);
+
+    /* ---- rows ---- */
+    /* y [rows, width] = table [ids[i], width] */
+    void (*gather)(struct device *d, float *y, const float *table, const int32_t *ids, int rows,
+                   int width);
+    /* The same from a table of bf16, widened exactly. */
+    void (*gather_bf16)(struct device *d, float *y, const uint16_t *table, const int32_t *ids,
+                        int rows, int width);
+    /* y [index[i], width] = x [i, width]; no index twice.  gather's way back. */
+    void (*scatter)(struct device *d, float *y, const float *x, const int32_t *index, int rows,
+                    int width);
+    /* y = x / sqrt(mean(x^2) + eps) * gain[width] (arXiv 1910.07467) */
+    void (*rms_norm)(struct device *d, float *y, const float *x, const float *gain, int rows,
+                     int width, float eps);
+    /* dx (+)= the way back; gain is frozen and gets no gradient */
+    void (*rms_norm_back)(struct device *d, float *dx, const float *dy, const float *x,
+                          const float *gain, int rows, int width, float eps, bool add);
+    /* Rotary position (arXiv 2104.09864) in place on x [rows, heads, head_dim], half-split: element
+     * i turns with element i + head_dim / 2 by the angle whose cosine and sine stand at
+     * [position, i] of the tables [context, head_dim / 2]. */
+    void (*rope)(struct device *d, float *x, const float *cosine, const float *sine,
+                 const struct kv_seg *segs, int seg_count, int heads, int head_dim);
+    void (*rope_back)(struct device *d, float *dx, const float *cosine, const float *sine,
+                      const struct kv_seg *segs, int seg_count, int heads, int head_dim);
+    /* y = gate / (1 + exp(-gate)) * up (arXiv 2002.05202) */
+    void (*swiglu)(struct device *d, float *y, const float *gate, const float *up, size_t count);
+    void (*swiglu_back)(struct device *d, float *dgate, float *dup, const float *dy,
+                        const float *gate, const float *up, size_t count);
+
+    /* ---- attention ---- */
+    /* Floats that one block needs for one layer; the layout inside is the device's own. */
+    size_t (*kv_floats)(const struct attn_shape *shape);
+    /* Puts k and v [rows, kv_heads, head_dim] into the segments' blocks. */
+    void (*kv_write)(struct device *d, const float *k, const float *v, const struct kv_seg *segs,
+                     int seg_count, const struct attn_shape *shape);
+    /* o [rows, heads, head_dim] = softmax(q k^T / sqrt(head_dim)) v over the keys at positions up
+     * to the row's own; lse [rows, heads] the logarithm of the softmax's denominator.  Keys are
+     * taken block by block from position 0 with a running maximum (arXiv 2205.14135), in the same
+     * way for a row alone and for a row of a long segment. */
+    void (*attention)(struct device *d, float *o, float *lse, const float *q,
+                      const struct kv_seg *segs, int seg_count, const struct attn_shape *shape);
+    /* For segments with start 0.  dq like q; dk, dv [rows, kv_heads, head_dim]; all overwritten. */
+    void (*attention_back)(struct device *d, float *dq, float *dk, float *dv, const float *dout,
+                           const float *o, const float *lse, const float *q,
+                           const struct kv_seg *segs, int seg_count,
+                           const struct attn_shape *shape);
+
+    /* ---- the head ---- */
+    /* Row i asks for the ids at first[i] .. first[i + 1] - 1; with first NULL for ids[i] alone.
+     * lse[i] = log sum exp(logits [i, vocab]);  logprob[c] = logits[i, ids[c]] - lse[i] */
+    void (*logprob)(struct device *d, float *logprob, float *lse, const float *logits,
+                    const int *first, const int32_t *ids, int rows, int vocab);
+    /* In place: logits[i, j] = sum over c of row i of g[c] (onehot(ids[c])[j] - exp(logits[i, j] -
+     * lse[i])), which is dL / dlogits when g[c] = dL / dlogprob[c].  The g are summed in double
+     * before the exponential is scaled, and added at their ids, both in the order of c; an id may
+     * stand in a row more than once. */
+    void (*logprob_back)(struct device *d, float *logits, const float *lse, const float *g,
+                         const int *first, const int32_t *ids, int rows, int vocab);
+
+    /* ---- the optimizer ---- */
+    /* Sum of squares of the gradients in double, in an order that depends on the tensors' counts
+     * only: each is summed by itself, then they are added in turn.  It waits for the result. */
+    double (*sum_squares)(struct device *d, const struct adam_tensor *tensors, int count);
+    /* One step of all tensors; their gradients are zero afterwards. */
+    void (*adamw)(struct device *d, const struct adamw_step *step,
+                  const struct adam_tensor *tensors, int count);
+};
+
+/* The best table for this machine's instruction set. */
+const struct ops *ops_cpu(void);
+/* "avx512bf16", "avx512", "avx2" or "plain"; NULL when this machine or build lacks it.  For tests.
+ */
+const struct ops *ops_cpu_isa(const char *isa);
+
+/* NULL with ERR_USER when this build has no CUDA. */
+const struct ops *ops_cuda(int index, struct err *e);
+
+#endif
