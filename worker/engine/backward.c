@@ -1,0 +1,107 @@
+/* backward.c - from the gradient of the normed last rows to the adapters' gradients.
+ *
+ * The base is frozen: activations' gradients go through W, and only A and B collect any.  Norms,
+ * rotation and the SwiGLU product are worked out again instead of being kept. */
+#include "engine/pass.h"
+
+/* dx (+)= dy W + (scale dy B) A, and the site's gradients.  dx NULL: nobody below needs it. */
+static void project_back(struct pass *p, int layer, enum lora_site site, float *dx, const float *dy,
+                         const float *x, bool add)
+{
+    struct engine *en = p->en;
+    struct projection_back back = {.w = en->layers[layer].back[site],
+                                   .add = add,
+                                   .u = pass_acts(p, layer)->u[site],
+                                   .du = p->du,
+                                   .ldu = p->ldu,
+                                   .groups = p->loras,
+                                   .count = pass_site_groups(p, layer, site, p->loras)};
+    site_size(&en->mw->conf, site, &back.in, &back.out);
+    en->ops->project_back(en->dev, dx, dy, x, p->rows, &back);
+}
+
+static void mlp_back(struct pass *p, int layer)
+{
+    struct engine *en = p->en;
+    const struct ops *ops = en->ops;
+    const struct model_conf *mc = &en->mw->conf;
+    const struct layer_weights *w = &en->mw->layers[layer];
+    const struct layer_acts *a = pass_acts(p, layer);
+    size_t count = (size_t)p->rows * (size_t)mc->intermediate;
+
+    ops->swiglu(en->dev, p->act, a->gate, a->up, count);
+    project_back(p, layer, SITE_DOWN, p->dact, p->dx, p->act, false);
+    ops->swiglu_back(en->dev, p->dgate, p->dup, p->dact, a->gate, a->up, count);
+    ops->rms_norm(en->dev, p->norm, a->mid, w->post_norm, p->rows, mc->hidden, mc->rms_eps);
+    project_back(p, layer, SITE_GATE, p->dnorm, p->dgate, p->norm, false);
+    project_back(p, layer, SITE_UP, p->dnorm, p->dup, p->norm, true);
+    ops->rms_norm_back(en->dev, p->dx, p->dnorm, a->mid, w->post_norm, p->rows, mc->hidden,
+                       mc->rms_eps, true);
+}
+
+/* Through the attention itself: from dout to the gradients of q, k before norm, and of v. */
+static void attend_back(struct pass *p, int layer)
+{
+    struct engine *en = p->en;
+    const struct ops *ops = en->ops;
+    const struct model_conf *mc = &en->mw->conf;
+    const struct layer_weights *w = &en->mw->layers[layer];
+    const struct layer_acts *a = pass_acts(p, layer);
+
+    ops->rms_norm(en->dev, p->q, a->q_raw, w->q_norm, p->rows * mc->heads, mc->head_dim,
+                  mc->rms_eps);
+    ops->rope(en->dev, p->q, en->cosine, en->sine, p->segs, p->seq_count, mc->heads, mc->head_dim);
+    for (int i = 0; i < p->seq_count; i++)
+        p->segs[i].layer_offset = (size_t)layer * en->kv_floats;
+    ops->attention_back(en->dev, p->dq, p->dk, p->dv, p->dout, a->o, a->lse, p->q, p->segs,
+                        p->seq_count, &en->shape);
+    ops->rope_back(en->dev, p->dq, en->cosine, en->sine, p->segs, p->seq_count, mc->heads,
+                   mc->head_dim);
+    ops->rope_back(en->dev, p->dk, en->cosine, en->sine, p->segs, p->seq_count, mc->kv_heads,
+                   mc->head_dim);
+    ops->rms_norm_back(en->dev, p->dq, p->dq, a->q_raw, w->q_norm, p->rows * mc->heads,
+                       mc->head_dim, mc->rms_eps, false);
+    ops->rms_norm_back(en->dev, p->dk, p->dk, a->k_raw, w->k_norm, p->rows * mc->kv_heads,
+                       mc->head_dim, mc->rms_eps, false);
+}
+
+static void attention_layer_back(struct pass *p, int layer)
+{
+    struct engine *en = p->en;
+    const struct model_conf *mc = &en->mw->conf;
+    const struct layer_weights *w = &en->mw->layers[layer];
+    const struct layer_acts *a = pass_acts(p, layer);
+    float *dnorm = layer > 0 ? p->dnorm : NULL; /* the embedding is frozen */
+
+    project_back(p, layer, SITE_O, p->dout, p->dx, a->o, false);
+    attend_back(p, layer);
+    en->ops->rms_norm(en->dev, p->norm, a->x, w->input_norm, p->rows, mc->hidden, mc->rms_eps);
+    project_back(p, layer, SITE_Q, dnorm, p->dq, p->norm, false);
+    project_back(p, layer, SITE_K, dnorm, p->dk, p->norm, true);
+    project_back(p, layer, SITE_V, dnorm, p->dv, p->norm, true);
+    if (dnorm)
+        en->ops->rms_norm_back(en->dev, p->dx, dnorm, a->x, w->input_norm, p->rows, mc->hidden,
+                               mc->rms_eps, true);
+}
+
+static bool trains_layers(const struct pass *p)
+{
+    for (int i = 0; i < p->group_count; i++) {
+        const struct adapter *ad = p->groups[i].adapter;
+        if (ad && (ad->conf.train_attn || ad->conf.train_mlp)) return true;
+    }
+    return false;
+}
+
+void pass_backward(struct pass *p)
+{
+    struct engine *en = p->en;
+    const struct model_conf *mc = &en->mw->conf;
+    if (!trains_layers(p)) return;
+    en->ops->rms_norm_back(en->dev, p->dx, p->dfinal, p->hidden, en->mw->final_norm, p->rows,
+                           mc->hidden, mc->rms_eps, false);
+    for (int l = mc->layers - 1; l >= 0; l--) {
+        mlp_back(p, l);
+        attention_layer_back(p, l);
+    }
+}

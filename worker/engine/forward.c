@@ -1,0 +1,102 @@
+/* forward.c - a pass through Qwen3 (arXiv 2505.09388): the same for training, prefill and decode.
+ *
+ * What differs is only where keys and values lie (the segments know) and how many layers'
+ * activations are kept. */
+#include "engine/pass.h"
+
+#include <assert.h>
+
+/* A site and where its rows go. */
+struct target {
+    enum lora_site site;
+    float *y;
+};
+
+/* y (+)= W x + scale B A x for sites of a layer that read the same x */
+static void project(struct pass *p, int layer, const float *x, bool add,
+                    const struct target *targets, int count)
+{
+    struct engine *en = p->en;
+    struct projection list[PASS_SITES_AT_ONCE];
+    assert(count <= PASS_SITES_AT_ONCE);
+    for (int i = 0; i < count; i++) {
+        enum lora_site site = targets[i].site;
+        struct lora_group *groups = p->loras + i * p->group_count;
+        list[i] = (struct projection){.w = en->layers[layer].ahead[site],
+                                      .y = targets[i].y,
+                                      .add = add,
+                                      .u = pass_acts(p, layer)->u[site],
+                                      .ldu = p->ldu,
+                                      .groups = groups,
+                                      .count = pass_site_groups(p, layer, site, groups)};
+        site_size(&en->mw->conf, site, &list[i].in, &list[i].out);
+    }
+    en->ops->project(en->dev, x, p->rows, list, count);
+}
+
+/* The segments' view of this layer's keys and values. */
+static void point_at_layer(struct pass *p, int layer)
+{
+    for (int i = 0; i < p->seq_count; i++) {
+        bool one_layer = !p->seqs[i].blocks && !p->keep;
+        p->segs[i].layer_offset = one_layer ? 0 : (size_t)layer * p->en->kv_floats;
+    }
+}
+
+static void attend(struct pass *p, int layer)
+{
+    struct engine *en = p->en;
+    const struct ops *ops = en->ops;
+    const struct model_conf *mc = &en->mw->conf;
+    const struct layer_weights *w = &en->mw->layers[layer];
+    struct layer_acts *a = pass_acts(p, layer);
+    const struct target qkv[] = {{SITE_Q, a->q_raw}, {SITE_K, a->k_raw}, {SITE_V, p->v}};
+    project(p, layer, p->norm, false, qkv, 3);
+    ops->rms_norm(en->dev, p->q, a->q_raw, w->q_norm, p->rows * mc->heads, mc->head_dim,
+                  mc->rms_eps);
+    ops->rms_norm(en->dev, p->k, a->k_raw, w->k_norm, p->rows * mc->kv_heads, mc->head_dim,
+                  mc->rms_eps);
+    ops->rope(en->dev, p->q, en->cosine, en->sine, p->segs, p->seq_count, mc->heads, mc->head_dim);
+    ops->rope(en->dev, p->k, en->cosine, en->sine, p->segs, p->seq_count, mc->kv_heads,
+              mc->head_dim);
+    point_at_layer(p, layer);
+    ops->kv_write(en->dev, p->k, p->v, p->segs, p->seq_count, &en->shape);
+    ops->attention(en->dev, a->o, a->lse, p->q, p->segs, p->seq_count, &en->shape);
+}
+
+static void layer_forward(struct pass *p, int layer, float *next)
+{
+    struct engine *en = p->en;
+    const struct ops *ops = en->ops;
+    const struct model_conf *mc = &en->mw->conf;
+    const struct layer_weights *w = &en->mw->layers[layer];
+    struct layer_acts *a = pass_acts(p, layer);
+    size_t hidden_bytes = (size_t)p->rows * (size_t)mc->hidden * sizeof(float);
+
+    ops->rms_norm(en->dev, p->norm, a->x, w->input_norm, p->rows, mc->hidden, mc->rms_eps);
+    attend(p, layer);
+    ops->copy(en->dev, a->mid, a->x, hidden_bytes);
+    project(p, layer, a->o, true, &(struct target){SITE_O, a->mid}, 1);
+
+    ops->rms_norm(en->dev, p->norm, a->mid, w->post_norm, p->rows, mc->hidden, mc->rms_eps);
+    const struct target mlp[] = {{SITE_GATE, a->gate}, {SITE_UP, a->up}};
+    project(p, layer, p->norm, false, mlp, 2);
+    ops->swiglu(en->dev, p->act, a->gate, a->up, (size_t)p->rows * (size_t)mc->intermediate);
+    ops->copy(en->dev, next, a->mid, hidden_bytes);
+    project(p, layer, p->act, true, &(struct target){SITE_DOWN, next}, 1);
+}
+
+void pass_forward(struct pass *p)
+{
+    struct engine *en = p->en;
+    const struct model_conf *mc = &en->mw->conf;
+    if (en->mw->embed_bf16)
+        en->ops->gather_bf16(en->dev, pass_acts(p, 0)->x, en->mw->embed_bf16, p->tokens, p->rows,
+                             mc->hidden);
+    else
+        en->ops->gather(en->dev, pass_acts(p, 0)->x, en->mw->embed, p->tokens, p->rows, mc->hidden);
+    for (int l = 0; l < mc->layers; l++)
+        layer_forward(p, l, l + 1 < mc->layers ? pass_acts(p, l + 1)->x : p->hidden);
+    en->ops->rms_norm(en->dev, p->final, p->hidden, en->mw->final_norm, p->rows, mc->hidden,
+                      mc->rms_eps);
+}

@@ -1,0 +1,53 @@
+/* head.h - from normed rows to logits and log-probabilities, a chunk of rows at a time.
+ *
+ * A vocabulary is wide, so logits exist for one chunk only, and only for rows that somebody asked
+ * for.  The head lies at the beginning of the engine's scratch, before a pass's activations. */
+#ifndef ENGINE_HEAD_H
+#define ENGINE_HEAD_H
+
+#include "engine/pass.h"
+
+/* A chunk's log-probabilities: enough for one block of the datum law whose every row asks for the
+ * most ids. */
+#define HEAD_CELLS_MAX (ENGINE_BLOCK_TOKENS * ENGINE_TARGETS_MAX)
+
+struct head {
+    struct engine *en;
+    int rows_max; /* of a chunk; a multiple of the datum law's block, below HEAD_CELLS_MAX */
+    int ldu;
+    size_t bytes;             /* of scratch that it takes */
+    float *x, *dx;            /* [rows_max, hidden] */
+    float *logits;            /* [rows_max, vocab] */
+    float *u, *du;            /* [rows_max, ldu] */
+    float *lse;               /* [rows_max] */
+    float *logprob, *g;       /* [HEAD_CELLS_MAX] */
+
+    /* of the chunk at hand */
+    int rows;
+    const int32_t *index;      /* which rows of the pass */
+    struct lora_group *groups; /* [rows_max] */
+    int group_count;
+    int *block_rows; /* [rows_max + 1] */
+};
+
+/* Scratch bytes of a head for adapters up to rank ldu; back: with room for gradients. */
+size_t head_bytes(const struct engine *en, int ldu, bool back);
+int head_rows_max(const struct engine *en);
+
+/* Lays the head out.  NULL: ERR_RETRY. */
+struct head *head_begin(struct engine *en, int ldu, bool back, struct err *e);
+
+/* logits of n <= rows_max rows of the pass, given in ascending order; index is borrowed. */
+void head_logits(struct head *h, struct pass *p, const int32_t *index, int n);
+
+/* logprob and lse of ids[n], one a row of the chunk; also copied to host_logprob when not NULL. */
+void head_logprob(struct head *h, const int32_t *ids, float *host_logprob);
+/* The same with ids first[i] .. first[i + 1] - 1 for row i; at most HEAD_CELLS_MAX of them. */
+void head_logprobs(struct head *h, const int *first, const int32_t *ids, float *host_logprob);
+
+/* With g (host) = dL / dlogprob, beside the ids: the rows' share of pass->dfinal, and the gradients
+ * of the adapters' unembedding.  A chunk must hold whole blocks of the rows that are ever given. */
+void head_back(struct head *h, struct pass *p, const int *first, const int32_t *ids,
+               const float *host_g);
+
+#endif

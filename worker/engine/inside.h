@@ -1,0 +1,56 @@
+/* inside.h - the engine's own struct, for the files that compute. */
+#ifndef ENGINE_INSIDE_H
+#define ENGINE_INSIDE_H
+
+#include "base/arena.h"
+#include "engine/engine.h"
+#include "engine/model.h"
+#include "kernels/ops.h"
+
+#define ENGINE_PASS_ROWS 512 /* rows of one pass, unless one sequence alone has more */
+
+struct kv_store;
+
+struct engine {
+    struct engine_info info;
+    struct model_weights *mw;
+    const struct ops *ops;
+    struct device *dev;
+    int threads;                 /* of the host, for ops->spread */
+    struct vocab *vocab;         /* NULL: the folder has no tokenizer */
+    struct layer_packed *layers; /* [layers]; this and the next are the weights' */
+    struct packed *unembed, *unembed_back;
+    float *cosine, *sine; /* [context_max, head_dim / 2] */
+    struct attn_shape shape;
+    size_t kv_floats; /* of one block and layer */
+
+    size_t scratch_bytes_max, scratch_bytes;
+    char *scratch;      /* device memory of a pass's activations */
+    struct arena *host; /* a pass's descriptors; reset by each call */
+
+    struct kv_store *kv;
+    struct sample *samples;   /* all that were added and not freed */
+    uint64_t arrivals, serials; /* handed out so far: to requests, to weights */
+    struct sample_stats stats;
+};
+
+/* Bytes of each of the two tables of rotary angles. */
+size_t rope_bytes(const struct model_conf *mc);
+
+/* Sets the bounds on memory, or their defaults for 0; *kv_bytes gets KV's. */
+void engine_limits(struct engine *en, size_t scratch_max, size_t kv_max, size_t *kv_bytes);
+
+/* What follows from the model's configuration and the device's table alone. */
+void engine_shape(struct engine *en);
+
+/* Makes scratch at least this large (never beyond the maximum: ERR_USER). */
+int engine_scratch(struct engine *en, size_t bytes, struct err *e) WARN_UNUSED;
+
+/* The samplers' share of closing: every sample must be gone. */
+void engine_sampling_close(struct engine *en);
+int engine_sampling_open(struct engine *en, size_t kv_bytes_max, struct err *e) WARN_UNUSED;
+
+/* Is a request of this adapter in flight? */
+bool engine_sampling_uses(const struct engine *en, const struct adapter *ad);
+
+#endif
