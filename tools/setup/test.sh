@@ -1,0 +1,68 @@
+# test.sh - every test there is on this machine: the C tests in three builds, then pytest against a private stack.
+# shellcheck shell=bash
+
+# c_tests PRESET [ctest words]: builds and runs; remembers a failure and goes on.
+c_tests() {
+    local preset=$1
+    shift
+    build "$preset"
+    say "== ctest ($preset)"
+    ctest --test-dir "$ROOT/build/$preset" --output-on-failure --no-tests=error -j "$(nproc)" "$@" ||
+        FAILED+=("ctest $preset")
+}
+
+# Servers of their own for the C tests of bus, store and db.
+test_services_up() {
+    HOME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/tinworks-ctest.XXXXXX")
+    trap test_services_down EXIT
+    home_open
+    services_up
+}
+test_services_down() {
+    trap - EXIT
+    services_down
+    rm -rf "$(service_dir)" "$HOME_DIR"
+}
+
+# The model of the protocol with bounds that take the better part of an hour and some gigabytes.
+model_large() { python3 "$ROOT/tests/model/run.py" large; }
+
+# Words after `test` are pytest's: then only pytest runs, with them, in tests/ (flow/test_bill.py, -k name).
+# --recipes as the first word: only the published recipes, all of them.
+# --faults [--seed S] [--seconds N] as the first words: the whole fault suite at full length, and the random soak.
+run_tests() {
+    local began=$SECONDS rc=0
+    [ "${1:-}" != --faults ] || set -- faults -s "$@"
+    [ "${1:-}" != --recipes ] || set -- recipes "$@"
+    FAILED=()
+    if [ "$*" = --model-large ]; then
+        model_large
+        return
+    fi
+    ensure_python demo "$ROOT/demo/requirements.txt"
+    ensure_python tests "$ROOT/tests/requirements.txt"
+    ensure_clients
+    ensure_torch
+    ensure_peft
+    ensure_recipes
+    if [ $# = 0 ]; then
+        test_services_up
+        c_tests dev
+        c_tests asan
+        # Not what talks to Kafka: librdkafka makes its threads with C11's thrd_create, which this sanitizer does not
+        # see and then falls over.
+        c_tests tsan -E '^services\.(bus|billing)$'
+        test_services_down
+    fi
+    # The fault tests' processes are built with failpoints.
+    # shellcheck disable=SC2086
+    build faults $PROGRAMS
+    say "== pytest"
+    (cd "$ROOT/tests" && exec "$VENV/bin/python" -m pytest "$@") || rc=$?
+    [ $rc = 0 ] || FAILED+=(pytest)
+    say "tests took $((SECONDS - began)) s"
+    if [ ${#FAILED[@]} -gt 0 ]; then
+        say "failed: ${FAILED[*]}"
+        return 1
+    fi
+}
