@@ -1,0 +1,322 @@
+/* test_plan.c - the memory plan against what is really allocated, and against known models.
+ *
+ * Every allocation of weights, adapters and device memory goes through aligned_alloc() or
+ * posix_memalign(); the linker puts a counter around them here. */
+#include "world.h"
+
+#include "engine/plan.h"
+#include "engine/train.h"
+#include "kernels/cpu/cpu.h"
+
+#define ROUND 64 /* what an allocation may have more than was asked for */
+
+void *__real_aligned_alloc(size_t align, size_t size);
+void *__wrap_aligned_alloc(size_t align, size_t size);
+
+static size_t counted_bytes, counted;
+
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+    counted_bytes += size;
+    counted++;
+    return __real_aligned_alloc(align, size);
+}
+
+int __real_posix_memalign(void **p, size_t align, size_t size);
+int __wrap_posix_memalign(void **p, size_t align, size_t size);
+
+int __wrap_posix_memalign(void **p, size_t align, size_t size)
+{
+    counted_bytes += size;
+    counted++;
+    return __real_posix_memalign(p, align, size);
+}
+
+static void count_from_here(void)
+{
+    counted_bytes = counted = 0;
+}
+
+static void assert_counted(size_t planned)
+{
+    if (counted_bytes < planned || counted_bytes > planned + counted * ROUND)
+        fail_msg("%zu bytes were planned, %zu allocated in %zu pieces", planned, counted_bytes,
+                 counted);
+}
+
+static struct memory_plan plan_of(const struct folder *f, const struct lora_conf *lora,
+                                  size_t scratch, size_t kv)
+{
+    char dir[300];
+    struct memory_plan p;
+    struct err e = {0};
+    snprintf(dir, sizeof dir, "%s/model", f->path);
+    const struct memory_plan_conf conf = {dir, NULL, *lora, scratch, kv};
+    if (memory_plan_make(&conf, &p, &e) < 0) fail_msg("%s", e.text);
+    return p;
+}
+
+/* ------------------------------------------------------------------ against allocations */
+
+static void check_weights(const struct folder *f)
+{
+    struct memory_plan p = plan_of(f, &confs[0], 0, 0);
+    count_from_here();
+    struct engine *en = open_engine(f, 2, 0, 0);
+    assert_counted(p.weights + p.packed + p.rope + 2 * CPU_SCRATCH_FLOATS * sizeof(float));
+    assert_int_equal(p.kv, (size_t)1 << 30);
+    engine_close(en);
+}
+
+static void check_adapters(const struct folder *f)
+{
+    struct engine *en = open_engine(f, 1, 0, 0);
+    for (int i = 0; i < 4; i++) {
+        struct memory_plan p = plan_of(f, &confs[i], 0, 0);
+        count_from_here();
+        struct adapter *ad = new_adapter(en, i);
+        assert_int_equal(counted_bytes, p.adapter + p.gradient + p.optimizer);
+        assert_int_equal(ad->part_count * sizeof(float), p.gradient);
+        adapter_free(ad);
+    }
+    engine_close(en);
+}
+
+static struct train_item one_of_length(struct engine *en, struct adapter *ad, int n)
+{
+    const int lengths[] = {n, 0};
+    return make_item(en, ad, LOSS_CROSS_ENTROPY, lengths, 1);
+}
+
+/* A pass takes what the plan says for its tokens; the longest sequence fits, one token more does
+ * not. */
+static void check_scratch(const struct folder *f)
+{
+    struct memory_plan p = plan_of(f, &confs[0], 0, 0);
+    size_t scratch = p.logits_chunk + 200 * p.token_training;
+    p = plan_of(f, &confs[0], scratch, 0);
+    struct engine *en = open_engine(f, 1, scratch, 0);
+    struct adapter *ad = new_adapter(en, 0);
+    struct err e = {0};
+    struct train_item item = one_of_length(en, ad, 2 * ENGINE_BLOCK_TOKENS);
+    train(en, &item, 1);
+    assert_int_equal(en->scratch_bytes,
+                     p.logits_chunk + 2 * ENGINE_BLOCK_TOKENS * p.token_training);
+    item_clear(&item);
+
+    assert_in_range(p.longest_training, 192, 200);
+    assert_int_equal(p.scratch, scratch);
+    item = one_of_length(en, ad, p.longest_training);
+    assert_int_equal(engine_train_check(en, &item, &e), 0);
+    train(en, &item, 1);
+    item_clear(&item);
+    item = one_of_length(en, ad, p.longest_training + 1);
+    assert_int_equal(engine_train_check(en, &item, &e), -1);
+    assert_non_null(strstr(e.text, "bytes of memory"));
+    item_clear(&item);
+    adapter_free(ad);
+    engine_close(en);
+}
+
+static const struct ops *uncounted;
+static size_t watched_bytes, watched; /* what was asked of the device in pieces of that size */
+
+static void *counting_alloc(struct device *d, size_t bytes, struct err *e)
+{
+    watched += bytes == watched_bytes;
+    return uncounted->alloc(d, bytes, e);
+}
+
+static struct sample *ask(struct engine *en, int tokens, struct err *e)
+{
+    const int32_t prompt[256] = {0};
+    const struct sample_conf conf = {
+        .max_tokens = 1, .top_k = -1, .top_p = 1, .prompt_logprobs = true};
+    return engine_sample_add(en, NULL, prompt, tokens, &conf, e);
+}
+
+/* A prompt takes as many blocks as it fills, each as large as the plan says; the budget holds as
+ * many as it says, too. */
+static void check_kv(const struct folder *f)
+{
+    struct memory_plan p = plan_of(f, &confs[0], 0, 0);
+    struct engine *en = open_engine(f, 1, 0, 3 * p.kv_block + 1);
+    struct ops counting = *en->ops;
+    struct err e = {0};
+    counting.alloc = counting_alloc;
+    uncounted = en->ops;
+    en->ops = &counting;
+    assert_int_equal(p.kv_token * ENGINE_BLOCK_TOKENS, p.kv_block);
+    watched_bytes = p.kv_block;
+    watched = 0;
+    struct sample *s = ask(en, 3 * ENGINE_BLOCK_TOKENS, &e);
+    if (!s) fail_msg("%s", e.text);
+    assert_int_equal(engine_sample_step(en, &e), 0);
+    assert_int_equal(watched, 3);
+    engine_sample_free(en, s);
+    assert_null(ask(en, 3 * ENGINE_BLOCK_TOKENS + 1, &e));
+    assert_int_equal(e.kind, ERR_USER);
+    en->ops = uncounted;
+    engine_close(en);
+}
+
+static void on_both(void (*check)(const struct folder *f))
+{
+    static const char *const models[] = {ODD_MODEL, TINY_MODEL};
+    for (int m = 0; m < 2; m++) {
+        struct folder f = world_make(models[m]);
+        check(&f);
+        folder_remove(&f);
+    }
+}
+
+static void weights_take_what_was_planned(void **state)
+{
+    on_both(check_weights);
+}
+
+static void an_adapter_takes_what_was_planned(void **state)
+{
+    on_both(check_adapters);
+}
+
+static void a_pass_takes_what_was_planned(void **state)
+{
+    on_both(check_scratch);
+}
+
+/* A full pass of the widest adapter's shortest sequences takes the most that a pass can. */
+static void check_most(const struct folder *f)
+{
+    static const int lengths[ENGINE_PASS_ROWS + 2] = {[0 ... ENGINE_PASS_ROWS] = 1};
+    const struct lora_conf widest = {ENGINE_RANK_MAX, true, true, true};
+    struct memory_plan p = plan_of(f, &widest, 0, 0);
+    struct engine *en = open_engine(f, 2, 0, 0);
+    struct err e = {0};
+    struct adapter *ad = adapter_create(en, &widest, 1, &e);
+    struct train_item item = make_item(en, ad, LOSS_CROSS_ENTROPY, lengths, 1);
+    train(en, &item, 1);
+    assert_int_equal(en->scratch_bytes, p.scratch);
+    item_clear(&item);
+    adapter_free(ad);
+    engine_close(en);
+}
+
+static void the_fullest_pass_takes_what_was_planned(void **state)
+{
+    on_both(check_most);
+}
+
+static void keys_and_values_take_what_was_planned(void **state)
+{
+    on_both(check_kv);
+}
+
+/* ------------------------------------------------------------------ known models */
+
+/* Qwen3's dense models as their configurations give them (arXiv 2505.09388, table 1). */
+struct known {
+    const char *name;
+    int hidden, layers, heads, intermediate;
+    bool tied;
+    double billions;
+};
+
+static const struct known known[] = {
+    {"0.6B", 1024, 28, 16, 3072, true, 0.596},   {"4B", 2560, 36, 32, 9728, true, 4.022},
+    {"8B", 4096, 36, 32, 12288, false, 8.191},   {"14B", 5120, 40, 40, 17408, false, 14.768},
+    {"32B", 5120, 64, 64, 25600, false, 32.762},
+};
+
+static struct folder make_known(const struct known *k)
+{
+    struct folder f = folder_create();
+    char text[1024];
+    snprintf(text, sizeof text,
+             "{\"model_type\": \"qwen3\", \"vocab_size\": 151936, \"hidden_size\": %d,"
+             " \"num_hidden_layers\": %d, \"num_attention_heads\": %d,"
+             " \"num_key_value_heads\": 8, \"head_dim\": 128, \"intermediate_size\": %d,"
+             " \"max_position_embeddings\": 40960, \"rms_norm_eps\": 1e-6,"
+             " \"rope_theta\": 1000000, \"tie_word_embeddings\": %s}",
+             k->hidden, k->layers, k->heads, k->intermediate, k->tied ? "true" : "false");
+    if (mkdir(folder_at(&f, "model"), 0700) < 0) abort();
+    folder_put_text(&f, "model/config.json", text);
+    return f;
+}
+
+/* A layer worked out by hand: two norms, four projections and two norms of heads, three of the MLP.
+ */
+static size_t parameters_by_hand(const struct known *k)
+{
+    size_t h = (size_t)k->hidden, q = (size_t)k->heads * 128, kv = 8 * 128;
+    size_t layer = 2 * h + 2 * h * q + 2 * h * kv + 2 * 128 + 3 * h * (size_t)k->intermediate;
+    return layer * (size_t)k->layers + h + 151936 * h * (k->tied ? 1 : 2);
+}
+
+static void check_known(const struct known *k)
+{
+    const struct lora_conf lora = {32, true, true, true};
+    struct folder f = make_known(k);
+    struct memory_plan p = plan_of(&f, &lora, 0, 0);
+    size_t h = (size_t)k->hidden, q = (size_t)k->heads * 128, kv = 8 * 128;
+    size_t mlp = (size_t)k->intermediate;
+    assert_int_equal(p.parameters, parameters_by_hand(k));
+    assert_true(fabs((double)p.parameters / 1e9 - k->billions) < 0.001);
+    /* an A and a B of rank 32 for each projection and for the unembedding */
+    size_t sums = (h + q) + 2 * (h + kv) + (q + h) + 3 * (h + mlp);
+    assert_int_equal(p.adapter, 32 * 4 * (sums * (size_t)k->layers + h + 151936));
+    assert_int_equal(p.gradient, p.adapter);
+    assert_int_equal(p.optimizer, 2 * p.adapter);
+    assert_int_equal(p.kv_token, 2 * kv * 4 * (size_t)k->layers);
+    assert_true(p.weights + p.packed >= 6 * p.parameters);
+    assert_int_equal(memory_plan_total(&p, 3),
+                     p.weights + p.packed + p.rope + 12 * p.adapter + ((size_t)5 << 30));
+    print_message("  %s: %zu parameters, %.1f GB of weights, %.2f GB a tenant, %zu KB a KV token\n",
+                  k->name, p.parameters, (double)(p.weights + p.packed) / 1e9,
+                  (double)(4 * p.adapter) / 1e9, p.kv_token / 1024);
+    folder_remove(&f);
+}
+
+static void known_models_come_out_as_known(void **state)
+{
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        check_known(&known[i]);
+}
+
+/* ------------------------------------------------------------------ what cannot be planned */
+
+static void a_bad_configuration_is_named(void **state)
+{
+    struct known odd = known[0];
+    struct memory_plan p;
+    struct err e = {0};
+    odd.heads = 15;
+    struct folder f = make_known(&odd);
+    char dir[300];
+    snprintf(dir, sizeof dir, "%s/model", f.path);
+    struct memory_plan_conf conf = {.model_dir = dir, .lora = {8, true, true, true}};
+    assert_int_equal(memory_plan_make(&conf, &p, &e), -1);
+    assert_int_equal(e.kind, ERR_USER);
+    assert_non_null(strstr(e.text, "15 attention heads"));
+    conf.model_dir = "/nowhere";
+    assert_int_equal(memory_plan_make(&conf, &p, &e), -1);
+    assert_non_null(strstr(e.text, "could not read the configuration of model \"/nowhere\""));
+    conf.lora.rank = 129;
+    assert_int_equal(memory_plan_make(&conf, &p, &e), -1);
+    assert_string_equal(e.text, "rank is 129, expected 1 to 128");
+    folder_remove(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(weights_take_what_was_planned),
+        cmocka_unit_test(an_adapter_takes_what_was_planned),
+        cmocka_unit_test(a_pass_takes_what_was_planned),
+        cmocka_unit_test(the_fullest_pass_takes_what_was_planned),
+        cmocka_unit_test(keys_and_values_take_what_was_planned),
+        cmocka_unit_test(known_models_come_out_as_known),
+        cmocka_unit_test(a_bad_configuration_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
