@@ -13,7 +13,7 @@ import pytest
 import sdk
 import tinker
 from compatibility import served
-from stack import wait_for
+from waiting import wait_for
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / ".tinworks" / "clients" / "hpcai"))  # made by ./tinworks test
 

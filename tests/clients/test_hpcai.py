@@ -12,7 +12,6 @@ import httpx
 import numpy as np
 import pytest
 import sdk
-from stack import wait_for
 
 HERE = pathlib.Path(__file__).resolve().parent
 CACHE = HERE.parents[1] / ".tinworks"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import tinker
 from sdk import batch_of, bits, datum, lora, sampling, text, tokens_of, train
-from stack import wait_for
+from waiting import wait_for
 from tinker import types
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tinker
 from sdk import datum, floats, lora, sampling, text, tokens_of, train, values
-from stack import wait_for
+from waiting import wait_for
 from tinker import types
 
 PROMPT = tokens_of(42, 12)

@@ -19,7 +19,8 @@ from forced import Fault
 from oracle import evidence, same, work
 from raw import Raw, datum, sample
 from sdk import tokens_of
-from world import ROOT, World, state_of, wait_for
+from world import ROOT, World, state_of
+from waiting import wait_for
 
 
 SHARDS = 3  # of a world: two of training, one of sampling

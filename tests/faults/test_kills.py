@@ -17,7 +17,7 @@ from forced import Fault
 from oracle import work
 from raw import Raw
 from sdk import tokens_of
-from world import wait_for
+from waiting import wait_for
 
 # ------------------------------------------------------------ gateway
 

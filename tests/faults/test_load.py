@@ -18,7 +18,8 @@ import pytest
 from checker import Log, inspect, read_facts
 from raw import ADAM, Raw, datum, sample
 from sdk import tokens_of
-from world import World, wait_for
+from world import World
+from waiting import wait_for
 
 
 def client(world, name="load"):

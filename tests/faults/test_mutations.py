@@ -11,7 +11,7 @@ import pytest
 from checker import inspect, read_facts
 from duel import Duel, lesson
 from test_zombies import contradiction, loaded_state, resettle, teach
-from world import wait_for
+from waiting import wait_for
 
 LOST_S = 4  # after a scenario ends, how long an undecided job is waited for where it may be lost for good
 

@@ -15,7 +15,8 @@ from checker import inspect
 from oracle import evidence, same, work
 from raw import Raw
 from sdk import tokens_of
-from world import LEASE_MS, World, wait_for
+from world import LEASE_MS, World
+from waiting import wait_for
 
 LESSON = [tokens_of(700 + i, 18 + i) for i in range(8)]
 

@@ -3,7 +3,7 @@
 import pytest
 import tinker
 from sdk import ADAM, batch_of, bits, lora, train
-from world import wait_for
+from waiting import wait_for
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from checker import inspect
 from confluent_kafka.admin import AdminClient
 from raw import Raw, datum, sample
 from sdk import tokens_of
-from world import World, wait_for
+from world import World
+from waiting import wait_for
 
 
 @pytest.fixture
@@ -234,10 +235,11 @@ def test_R06_no_room(world, store, survives):
         try:
             assert says(store, "OUTOFMEMORY")
             wait_for(lambda: gateway.says(" gateway.redis_full "), "the gateway to see it")
+            job = model.gradient(tokens_of(1, 20))  # the workload may be over by now
             wait_for(lambda: " resolver.waits " in dispatcher.log.read_text() and "OOM" in dispatcher.log.read_text(), "the resolver to")
             status, _, _ = model.raw.once("asample", body)
             assert status == 429
-            model.raw.result(model.gradient(tokens_of(1, 20)))
+            model.raw.result(job)
         finally:
             store.config_set("maxmemory", "512mb")
         wait_for(lambda: gateway.says("over=true"), "the gateway to see that there is room")
@@ -291,11 +293,13 @@ def lesson(model, seq, length):
 
 def test_R08_frozen_for_longer_than_its_clients_wait(world, servers, store, survives):
     """The connection is made anew; no late answer is taken for another question's: the checker reads every future."""
+    model, jobs = new_model(world, "frozen"), []
 
     def disturb():
         for _ in range(3):
             time.sleep(1)
             servers.signal("redis", signal.SIGSTOP)
+            jobs.append(model.gradient(tokens_of(1, 20)))  # the workload may be over by now
             time.sleep(3)
             servers.signal("redis", signal.SIGCONT)
 
@@ -304,6 +308,8 @@ def test_R08_frozen_for_longer_than_its_clients_wait(world, servers, store, surv
 
     before = noticed()
     survives(disturb=disturb)
+    for job in jobs:
+        model.raw.result(job)
     assert noticed() > before, "nobody noticed"
 
 

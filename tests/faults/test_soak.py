@@ -14,7 +14,8 @@ import pytest
 import redis
 from checker import inspect
 from oracle import evidence, same, work
-from world import SERVERS, World, wait_for
+from world import SERVERS, World
+from waiting import wait_for
 
 CUSTOMERS = 4
 

@@ -11,7 +11,8 @@ import pytest
 import redis
 from checker import inspect, read_facts
 from duel import Duel, lesson
-from world import World, wait_for
+from world import World
+from waiting import wait_for
 
 
 @pytest.fixture

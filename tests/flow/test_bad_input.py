@@ -6,7 +6,8 @@ import httpx
 import pytest
 import tinker
 from sdk import batch_of, datum, lora, sampling, text, tokens_of, train
-from stack import OURS, wait_for
+from stack import OURS
+from waiting import wait_for
 from tinker import types
 
 UNKNOWN = "Qwen/Qwen3-235B-A22B"

@@ -7,7 +7,7 @@ import json
 import pytest
 import tinker
 from sdk import ADAM, datum, lora, sampling, text, tokens_of
-from stack import wait_for
+from waiting import wait_for
 
 PICO = {"prefill": 70_000, "sample": 220_000, "train": 220_000}  # the first price list, pico-dollars a token
 

@@ -4,7 +4,8 @@ import os
 import re
 import subprocess
 
-from stack import ROOT, wait_for
+from stack import ROOT
+from waiting import wait_for
 
 
 def test_the_documented_kcat_block_works_as_printed(stack):

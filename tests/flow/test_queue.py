@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 from sdk import lora
-from stack import wait_for
+from waiting import wait_for
 
 TINKER = {"User-Agent": "AsyncTinker/Python 0.38.0"}
 HPCAI = {"User-Agent": "AsyncHpcAI/Python 0.1.5"}

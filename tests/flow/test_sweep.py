@@ -3,7 +3,7 @@
 import pytest
 import tinker
 from sdk import lora, sampling, text, train
-from stack import wait_for
+from waiting import wait_for
 
 
 @pytest.fixture

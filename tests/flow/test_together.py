@@ -3,7 +3,7 @@
 import concurrent.futures
 
 from sdk import datum, lora, tokens_of, train
-from stack import wait_for
+from waiting import wait_for
 
 
 def batches_of(customer):

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 from raw import Raw
-from world import wait_for
+from waiting import wait_for
 
 SHORT_S = 3
 

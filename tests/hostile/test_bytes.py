@@ -11,7 +11,7 @@ import httpx
 import pytest
 import zstandard
 from wire import Line, exchange, head, statuses
-from world import wait_for
+from waiting import wait_for
 
 MIB = 1 << 20
 PASS_MAX = 12 * MIB  # of forward_backward, on the wire and unpacked

@@ -7,7 +7,7 @@ import json
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from raw import sample
-from world import wait_for
+from waiting import wait_for
 
 PAYLOAD = json.dumps({"adam_params": {"learning_rate": 0.001}}).encode()
 

@@ -1,6 +1,6 @@
 """A customer of each SDK at once, on one worker."""
 
-from stack import wait_for
+from waiting import wait_for
 
 WORDS = ("lora_rank=8", "learning_rate=1e-3", "dataset=no_robots", "batch_size=8", "num_epochs=4", "save_every=0", "eval_every=0")
 

@@ -105,6 +105,13 @@ def is_result(r, model):
     )
 
 
+NOT_READY = (
+    confluent_kafka.KafkaError.NOT_LEADER_FOR_PARTITION,
+    confluent_kafka.KafkaError._UNKNOWN_PARTITION,
+    confluent_kafka.KafkaError._UNKNOWN_TOPIC,
+)
+
+
 class Log:
     """Some topics from their beginning, read further at each call of read()."""
 
@@ -153,9 +160,7 @@ class Log:
             try:
                 return self.consumer.get_watermark_offsets(part, timeout=60)
             except confluent_kafka.KafkaException as e:
-                if not e.args[0].retriable() and e.args[0].code() != confluent_kafka.KafkaError.NOT_LEADER_FOR_PARTITION:
-                    raise
-                if time.monotonic() > limit:
+                if time.monotonic() > limit or not (e.args[0].retriable() or e.args[0].code() in NOT_READY):
                     raise
                 time.sleep(0.2)
 

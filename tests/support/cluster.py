@@ -7,7 +7,8 @@ import subprocess
 
 import confluent_kafka
 from confluent_kafka.admin import AdminClient
-from world import ROOT, free_port, wait_for
+from waiting import wait_for
+from world import ROOT, free_port
 
 COUNT = 3
 LIBS = ROOT / ".tinworks" / "kafka" / "libs"

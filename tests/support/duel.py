@@ -3,7 +3,7 @@
 from checker import inspect
 from raw import Raw
 from sdk import tokens_of
-from world import wait_for
+from waiting import wait_for
 
 
 class Duel:

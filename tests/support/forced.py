@@ -3,6 +3,8 @@
 import dataclasses
 import threading
 
+from waiting import NotStaged
+
 
 @dataclasses.dataclass
 class Fault:
@@ -53,6 +55,5 @@ class Plan:
         self.over.set()
         self.thread.join()
         self.arm_next()
-        assert self.complete(), (
-            f"never reached: {', '.join(map(str, [*self.armed.values(), *self.waiting]))}"
-        )
+        if not self.complete():
+            raise NotStaged(f"never reached: {', '.join(map(str, [*self.armed.values(), *self.waiting]))}")

@@ -6,7 +6,8 @@ import subprocess
 
 import confluent_kafka
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, AdminClient, ResourcePatternType, ResourceType
-from world import ROOT, free_port, wait_for
+from waiting import wait_for
+from world import ROOT, free_port
 
 LIBS = ROOT / ".tinworks" / "kafka" / "libs"
 LOG4J = f"-Dlog4j.configuration=file:{ROOT}/compose/kafka/log4j.properties"

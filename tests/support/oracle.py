@@ -10,7 +10,7 @@ import hashlib
 import tinker
 from checker import Facts
 from sdk import ADAM, bits, datum, floats, sampling, text, tokens_of
-from world import wait_for
+from waiting import wait_for
 
 VOCAB_MAX = 5000  # not in the tiny model's vocabulary
 

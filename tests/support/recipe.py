@@ -9,7 +9,8 @@ import sys
 import time
 
 from recorder import KINDS, Recorder
-from stack import ROOT, wait_for
+from stack import ROOT
+from waiting import wait_for
 
 FOLDER = ROOT / ".tinworks" / "recipes"  # made by ./tinworks recipes
 MODEL = "Qwen/Qwen3-8B"

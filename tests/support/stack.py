@@ -9,25 +9,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 
 import psycopg
 import redis
 import tinker
+from waiting import wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OURS = ("gateway", "dispatcher", "worker", "billing")
 SANITIZER = re.compile(rb"(AddressSanitizer|ThreadSanitizer|LeakSanitizer|runtime error:)")
-
-
-def wait_for(condition, what, seconds=90):
-    """The first true value of condition(); fails naming what was waited for."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {seconds} s in vain for {what}")
-        time.sleep(0.05)
-    return value
 
 
 def kept_up(it, session):

@@ -20,24 +20,14 @@ import urllib.request
 import psycopg
 import redis
 import tinker
+from waiting import PATIENCE_S, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "faults"
 MODEL = "tinworks/tiny"
 SERVERS = ("kafka", "redis", "postgres")
-PATIENCE_S = 240  # for a condition, on a machine that others use too
 LEASE_MS = 1500
 SANITIZER = re.compile(rb"(AddressSanitizer|ThreadSanitizer|LeakSanitizer|runtime error:)")
-
-
-def wait_for(condition, what, seconds=PATIENCE_S, every=0.02):
-    """The first true value of condition(); fails naming what was waited for."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {seconds} s in vain for {what}")
-        time.sleep(every)
-    return value
 
 
 def state_of(pid):
