@@ -1,7 +1,6 @@
 /* waiters.c - see waiters.h.
  *
- * A parked poll lives in one hash table, under one lock.  Who takes it out of the table owns it and
- * answers it, outside the lock; so each is answered once, however many ways lead to it.
+ * The polls are in one table (parked.h), and whoever takes one out answers it.
  *
  * Three threads, each with connections of its own:
  *   wake    reads the `done` stream; a future that somebody waits for is fetched and answered there
@@ -20,27 +19,18 @@
 
 #include "api/cold.h"
 #include "api/flight.h"
+#include "api/parked.h"
 #include "api/quota.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "seal/seal.h"
 #include "store/store.h"
 
-#define BUCKETS          16384
 #define STORE_TIMEOUT_MS 1000
 #define STREAM_WAIT_MS   500
 #define STORE_PAUSE_MS   500 /* Redis is left alone for so long after a failure */
 #define COLD_TICK_MS     200
 #define COLD_WARM_MS     10000 /* so long after one was found there, the next are expected there */
-
-struct parked {
-    struct parked *next; /* in its bucket, or in a list of those taken out */
-    struct http_request *r;
-    struct manner manner;
-    enum job_kind kind;
-    char id[ID_SIZE], account[TENANT_SIZE], model[MODEL_NAME_SIZE];
-    int64_t deadline_ms, cold_ms;
-};
 
 struct fresh {
     struct fresh *next;
@@ -52,10 +42,9 @@ struct waiters {
     struct gather *gather;
     struct quota *quota;
     struct flight *flight;
-    pthread_mutex_t lock; /* of everything down to draining */
+    struct parked_table *parked;
+    pthread_mutex_t lock; /* of everything down to hurry; parked's is taken inside it */
     pthread_cond_t came;
-    struct parked *buckets[BUCKETS];
-    int count, sweep_at;
     struct fresh *fresh, **fresh_end;
     bool draining, hurry;
     pthread_cond_t hurried; /* a poll wants the cold path at once */
@@ -67,74 +56,12 @@ struct waiters {
     int started;
 };
 
-/* ---------------------------------------------------------------- the table */
-
-static unsigned bucket_of(const char *id)
-{
-    uint64_t h = 14695981039346656037u;
-    for (; *id; id++)
-        h = (h ^ (unsigned char)*id) * 1099511628211u;
-    return (unsigned)(h ^ h >> 32) % BUCKETS;
-}
-
-/* Takes out all polls of one id, as a list. */
-static struct parked *take(struct waiters *w, const char *id)
-{
-    struct parked *taken = NULL;
-    pthread_mutex_lock(&w->lock);
-    for (struct parked **at = &w->buckets[bucket_of(id)]; *at;) {
-        struct parked *p = *at;
-        if (strcmp(p->id, id) != 0) {
-            at = &p->next;
-            continue;
-        }
-        *at = p->next;
-        p->next = taken;
-        taken = p;
-        w->count--;
-    }
-    pthread_mutex_unlock(&w->lock);
-    return taken;
-}
-
-static bool is_parked(struct waiters *w, const char *id)
-{
-    bool found = false;
-    pthread_mutex_lock(&w->lock);
-    for (const struct parked *p = w->buckets[bucket_of(id)]; p && !found; p = p->next)
-        found = !strcmp(p->id, id);
-    pthread_mutex_unlock(&w->lock);
-    return found;
-}
-
-/* Takes out what is due to be told "try again": all of it, or what is late or has lost its client.
- */
-static struct parked *take_overdue(struct waiters *w, bool all, bool look_at_peers)
-{
-    struct parked *taken = NULL;
-    int64_t now = clock_mono_ms();
-    pthread_mutex_lock(&w->lock);
-    for (int b = 0; b < BUCKETS; b++) {
-        for (struct parked **at = &w->buckets[b]; *at;) {
-            struct parked *p = *at;
-            if (!all && p->deadline_ms > now && !(look_at_peers && http_peer_gone(p->r))) {
-                at = &p->next;
-                continue;
-            }
-            *at = p->next;
-            p->next = taken;
-            taken = p;
-            w->count--;
-        }
-    }
-    pthread_mutex_unlock(&w->lock);
-    return taken;
-}
+/* ---------------------------------------------------------------- answering */
 
 static void settle(struct waiters *w, const char *id, const struct future *f)
 {
     flight_settled(w->flight, id);
-    for (struct parked *p = take(w, id); p;) {
+    for (struct parked *p = parked_take(w->parked, id); p;) {
         struct parked *next = p->next;
         answer_settled(p->r, p->manner, p->id, p->kind, f);
         free(p);
@@ -214,10 +141,7 @@ void waiters_park(struct waiters *w, struct http_request *r, const char *id, enu
     pthread_mutex_lock(&w->lock);
     bool draining = w->draining;
     if (!draining) {
-        struct parked **bucket = &w->buckets[bucket_of(id)];
-        p->next = *bucket;
-        *bucket = p;
-        w->count++;
+        parked_add(w->parked, p);
         *w->fresh_end = f;
         w->fresh_end = &f->next;
         pthread_cond_signal(&w->came);
@@ -231,10 +155,7 @@ void waiters_park(struct waiters *w, struct http_request *r, const char *id, enu
 
 int waiters_parked(struct waiters *w)
 {
-    pthread_mutex_lock(&w->lock);
-    int n = w->count;
-    pthread_mutex_unlock(&w->lock);
-    return n;
+    return parked_count(w->parked);
 }
 
 void waiters_drain(struct waiters *w)
@@ -242,7 +163,7 @@ void waiters_drain(struct waiters *w)
     pthread_mutex_lock(&w->lock);
     w->draining = true;
     pthread_mutex_unlock(&w->lock);
-    tell_pending(w, take_overdue(w, true, false), NULL);
+    tell_pending(w, parked_take_overdue(w->parked, clock_mono_ms(), true, false), NULL);
 }
 
 /* ---------------------------------------------------------------- fetching from Redis */
@@ -264,7 +185,7 @@ static int fetch(struct waiters *w, struct store *store, const char *id)
 static void on_settled(void *arg, const char *id)
 {
     struct waiters *w = arg;
-    if (is_parked(w, id)) (void)fetch(w, w->wake_store, id);
+    if (parked_has(w->parked, id)) (void)fetch(w, w->wake_store, id);
     gather_note(w->gather, id);
     flight_settled(w->flight, id);
 }
@@ -299,24 +220,11 @@ static struct fresh *next_fresh(struct waiters *w, int64_t until_ms)
     return list;
 }
 
-/* The ids of up to SWEEP_IDS_MAX parked polls; the next sweep goes on behind them. */
-static int some_parked(struct waiters *w, char (*ids)[ID_SIZE])
-{
-    int n = 0;
-    pthread_mutex_lock(&w->lock);
-    for (int i = 0; i < BUCKETS && n < SWEEP_IDS_MAX; i++) {
-        for (const struct parked *p = w->buckets[w->sweep_at]; p && n < SWEEP_IDS_MAX; p = p->next)
-            memcpy(ids[n++], p->id, ID_SIZE);
-        w->sweep_at = (w->sweep_at + 1) % BUCKETS;
-    }
-    pthread_mutex_unlock(&w->lock);
-    return n;
-}
-
 static void sweep(struct waiters *w, char (*ids)[ID_SIZE], bool look_at_peers)
 {
-    tell_pending(w, take_overdue(w, false, look_at_peers), w->look_store);
-    int n = some_parked(w, ids);
+    tell_pending(w, parked_take_overdue(w->parked, clock_mono_ms(), false, look_at_peers),
+                 w->look_store);
+    int n = parked_some(w->parked, ids, SWEEP_IDS_MAX);
     for (int i = 0; i < n; i++)
         if (fetch(w, w->look_store, ids[i]) < 0) break;
 }
@@ -332,9 +240,8 @@ static void hurry(struct waiters *w, const char *id)
 {
     int64_t now = clock_mono_ms();
     if (!is_warm(w, now)) return;
+    parked_hurry(w->parked, id, now);
     pthread_mutex_lock(&w->lock);
-    for (struct parked *p = w->buckets[bucket_of(id)]; p; p = p->next)
-        if (!strcmp(p->id, id) && p->cold_ms > now) p->cold_ms = now;
     w->hurry = true;
     pthread_cond_signal(&w->hurried);
     pthread_mutex_unlock(&w->lock);
@@ -374,38 +281,25 @@ static void *look(void *arg)
 
 /* ---------------------------------------------------------------- the cold path */
 
-/* {id,id,...} of what is due for a look into Postgres, as a Postgres array; ids hold no character
- * that would need quotes there.  Returns how many. */
+/* What is due for a look into Postgres; returns how many. */
 static int due_for_cold(struct waiters *w, char *list)
 {
-    int n = 0;
-    size_t size = 0;
     int64_t now = clock_mono_ms();
     bool soon = atomic_load(&w->store_away) || is_warm(w, now);
-    int64_t again = now + (soon ? COLD_FIRST_MS : COLD_EVERY_MS);
-    pthread_mutex_lock(&w->lock);
-    for (int b = 0; w->count && b < BUCKETS && n < COLD_IDS_MAX; b++) {
-        for (struct parked *p = w->buckets[b]; p && n < COLD_IDS_MAX; p = p->next) {
-            if (p->cold_ms > now) continue;
-            p->cold_ms = again;
-            size += (size_t)sprintf(list + size, "%c%s", n ? ',' : '{', p->id);
-            n++;
-        }
-    }
-    pthread_mutex_unlock(&w->lock);
-    if (n) memcpy(list + size, "}", 2);
-    return n;
+    return parked_due_for_cold(w->parked, now, now + (soon ? COLD_FIRST_MS : COLD_EVERY_MS),
+                               COLD_IDS_MAX, list);
 }
 
 static bool wanted(void *arg, const char *id)
 {
-    return is_parked(arg, id);
+    const struct waiters *w = arg;
+    return parked_has(w->parked, id);
 }
 
 /* It cannot come any more, and asking again would not help. */
 static void settle_gone(struct waiters *w, const char *id)
 {
-    for (struct parked *p = take(w, id); p;) {
+    for (struct parked *p = parked_take(w->parked, id); p;) {
         struct parked *next = p->next;
         http_answer_error(p->r, 410, "the result of \"%s\" is no longer kept", id);
         free(p);
@@ -462,6 +356,7 @@ static struct store *open_store(const struct waiters *w, struct err *e)
 
 static int open_doors(struct waiters *w, struct err *e)
 {
+    if (!(w->parked = parked_create(e))) return -1;
     if (!(w->wake_stream = open_store(w, e)) || !(w->wake_store = open_store(w, e))) return -1;
     if (!(w->look_store = open_store(w, e))) return -1;
     return (w->cold = cold_create(w->conf, e)) ? 0 : -1;
@@ -508,7 +403,8 @@ void waiters_free(struct waiters *w)
     atomic_store(&w->stopping, true);
     for (int i = 0; i < w->started; i++)
         pthread_join(w->threads[i], NULL);
-    tell_pending(w, take_overdue(w, true, false), NULL);
+    if (w->parked)
+        tell_pending(w, parked_take_overdue(w->parked, clock_mono_ms(), true, false), NULL);
     for (struct fresh *f = w->fresh; f;) {
         struct fresh *next = f->next;
         free(f);
@@ -518,6 +414,7 @@ void waiters_free(struct waiters *w)
     store_free(w->wake_store);
     store_free(w->look_store);
     cold_free(w->cold);
+    parked_free(w->parked);
     pthread_cond_destroy(&w->came);
     pthread_cond_destroy(&w->hurried);
     pthread_mutex_destroy(&w->lock);
