@@ -286,32 +286,28 @@ enum step accounts_check_key(struct accounts *a, struct call *c)
 /* Scopes that let a key read what its account has. */
 #define READING (SCOPE_READ | SCOPE_TRAIN)
 
-static int look_up_any(struct accounts *a, struct call *c, const char *key, struct known_key *k,
-                       struct err *e)
-{
-    char hmac[SEAL_SHA256_HEX_SIZE];
-    struct claims claims;
-    if (!is_token(key)) {
-        hmac_of(a, key, hmac);
-        return look_up_key(c->db, key, hmac, k, e);
-    }
-    if (!c->g->conf.tokens ||
-        token_read(key, &a->secret, clock_wall_ms() / 1000, &claims) != TOKEN_GOOD)
-        return 0;
-    return look_up_id(c->db, claims.key, NULL, k, e);
-}
-
 int accounts_of(struct accounts *a, struct call *c, const char *key, char account[TENANT_SIZE],
                 struct err *e)
 {
     int64_t now = clock_mono_ms();
     struct suspects s = suspects_of(c, key);
     struct known_key k = {0};
+    struct claims claims;
+    char hmac[SEAL_SHA256_HEX_SIZE];
+    enum token_verdict token = TOKEN_BAD;
     if (strlen(key) >= TOKEN_SIZE) return 0;
-    if (wait_ms(a, &s, now))
+    if (c->g->conf.tokens && is_token(key))
+        token = token_read(key, &a->secret, clock_wall_ms() / 1000, &claims);
+    if (token == TOKEN_EXPIRED)
+        return err_set(e, ERR_USER, "the weights access token has expired");
+    bool guess = token == TOKEN_BAD; /* as long as it is not known; what we signed is none */
+    if (guess && wait_ms(a, &s, now))
         return err_set(e, ERR_RETRY, "too many wrong keys from one address or for one id");
-    if (look_up_any(a, c, key, &k, e) < 0) return -1;
-    if (!k.good) count_failure(a, c, &s, now);
+    hmac_of(a, key, hmac);
+    if ((guess ? look_up_key(c->db, key, hmac, &k, e)
+               : look_up_id(c->db, claims.key, NULL, &k, e)) < 0)
+        return -1;
+    if (guess && !k.good) count_failure(a, c, &s, now);
     if (!k.good || !scopes_suffice(k.scopes, READING)) return 0;
     memcpy(account, k.account, TENANT_SIZE);
     return 1;

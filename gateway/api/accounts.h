@@ -32,8 +32,8 @@ enum step accounts_check_key(struct accounts *a, struct call *c);
 enum step accounts_check_rights(struct call *c, unsigned scopes, bool quiet);
 
 /* Whose key or token that is, c's own or somebody else's, if its account's things may be read with
- * it: 1 and account, 0 nobody's, -1 failed.  A wrong one counts as a failed attempt of c's. Needs
- * c->db. */
+ * it: 1 and account, 0 nobody's, -1 failed, ERR_USER: a token whose time is over.  A wrong one counts
+ * as a failed attempt of c's; a token that we signed is none, whatever became of it.  Needs c->db. */
 int accounts_of(struct accounts *a, struct call *c, const char *key, char account[TENANT_SIZE],
                 struct err *e) WARN_UNUSED;
 /* The key of that id and HMAC is gone: this gateway knows it at once. */

@@ -1,8 +1,12 @@
 """Who may do what, and how much of it: scopes, revoked keys, disabled accounts, guessed keys, and limits, as both SDKs meet them."""
 
+import base64
 import contextlib
 import datetime
+import hashlib
+import hmac
 import http.client
+import json
 import pathlib
 import re
 import sys
@@ -300,6 +304,44 @@ def test_keys_are_not_guessed_by_way_of_the_weights_access_token_either(stack, d
             token = {"X-Tinker-Weights-Access-Token": f"{name}-{i:052d}"}
             seen.append(http.post("/copy_weights", json=body, headers=token).status_code)
         assert seen == [400] * 10 + [503] * 30
+
+
+def token_of(stack, account, key, expires_s):
+    """Signed as the gateway signs (gateway/api/token.h), with an end of our choice."""
+    secret = bytes.fromhex(pathlib.Path(stack.settings["TINWORKS_SECRET_FILE"]).read_text().strip())
+    claims = {"sub": account, "org_id": account, "email": "", "kid": key.split("-")[1], "iat": 1000, "exp": expires_s}
+    parts = [json.dumps(part, separators=(",", ":")).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    text = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+    mac = hmac.digest(hmac.digest(secret, b"tinworks token", hashlib.sha256), text.encode(), hashlib.sha256)
+    return f"{text}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+
+
+def test_an_expired_weights_access_token_is_no_guess_and_a_forged_one_is(stack):
+    account, key = stack.account("expired")
+    fresh, revoked = stack.key(account), stack.key(account)
+    stack.tinworks("key", "revoke", revoked.split("-")[1])
+    now = int(time.time())
+    expired, good = token_of(stack, account, key, now - 1), token_of(stack, account, key, now + 3600)
+    ended = token_of(stack, account, revoked, now + 3600)
+    forged = good[:-2] + ("AA" if good[-2:] != "AA" else "BB")
+    body = {"source_path": "tinker://s:train:0/weights/x", "destination_project_id": "p"}
+    with stack.another_gateway(tokens=1) as url, by_hand(url, key) as http:
+
+        def tried(token, times):
+            headers = {"X-Tinker-Weights-Access-Token": token}
+            answers = [http.post("/copy_weights", json=body, headers=headers) for _ in range(times)]
+            return [it.status_code for it in answers], answers[0].json()["detail"]
+
+        statuses, text = tried(expired, 20)
+        assert statuses == [400] * 20 and text == "the weights access token has expired"
+        statuses, text = tried(ended, 20)
+        assert statuses == [400] * 20 and "is nobody's" in text
+        assert tried(fresh, 1)[0] == [404]  # looked up, and the checkpoint is what is not there
+        began = time.monotonic()
+        statuses, text = tried(forged, 40)
+        assert "is nobody's" in text and set(statuses) == {400, 503}
+        assert statuses.count(400) <= 10 * windows(began)
+        assert tried(good, 1)[0] == [404]
 
 
 # ------------------------------------------------------------ limits
