@@ -207,14 +207,15 @@ static int ask_postgres(struct call *c, const struct question *q, struct known_k
                   : look_up_id(c->db, q->id, NULL, k, e);
 }
 
-/* STEP_ON: *k says what is known.  Who has failed too often is turned away before anything is
- * looked up, so that a guess is not even tried. */
+/* STEP_ON: *k says what is known; STEP_WORKER: what was known last.  Who has failed too often is
+ * turned away before anything is looked up, so that a guess is not even tried. */
 static enum step find_key(struct accounts *a, struct call *c, const struct question *q,
                           struct known_key *k)
 {
     int64_t now = clock_mono_ms(), put_ms = 0;
     struct known_key fresh;
     struct err e = {0};
+    memset(k, 0, sizeof *k);
     bool known = cache_get(a->keys, q->cached, k, &put_ms);
     if (known && now - put_ms <= (k->good ? KEY_GOOD_MS : KEY_BAD_MS)) return STEP_ON;
     bool was_good = known && k->good, signed_by_us = !q->key;
@@ -241,15 +242,17 @@ static bool is_token(const char *key)
     return !strncmp(key, "eyJ", 3);
 }
 
-static enum step known_caller(struct call *c, const struct known_key *k)
+/* STEP_WORKER: it is to be asked for again, and until then this is who calls. */
+static enum step known_caller(struct call *c, const struct known_key *k, enum step step)
 {
+    if (!k->good || step == STEP_ANSWERED) return step;
     memcpy(c->account, k->account, sizeof c->account);
     memcpy(c->key, k->id, sizeof c->key);
     c->scopes = k->scopes;
     c->disabled = k->disabled;
     c->limits = k->limits;
     quota_fill(&c->limits, &c->g->conf.limits);
-    return STEP_ON;
+    return step;
 }
 
 static enum step check_token(struct accounts *a, struct call *c, const char *token)
@@ -263,10 +266,10 @@ static enum step check_token(struct accounts *a, struct call *c, const char *tok
     name_token_key(claims.key, cached);
     struct question q = {.cached = cached, .id = claims.key};
     enum step step = find_key(a, c, &q, &k);
-    if (step != STEP_ON) return step;
-    if (!k.good || strcmp(k.account, claims.account) != 0) return refuse_token(c);
+    if (step == STEP_ON && (!k.good || strcmp(k.account, claims.account) != 0))
+        return refuse_token(c);
     c->by_token = true;
-    return known_caller(c, &k);
+    return known_caller(c, &k, step);
 }
 
 enum step accounts_check_key(struct accounts *a, struct call *c)
@@ -279,8 +282,7 @@ enum step accounts_check_key(struct accounts *a, struct call *c)
     hmac_of(a, key, hmac);
     struct question q = {.cached = hmac, .key = key, .hmac = hmac};
     enum step step = find_key(a, c, &q, &k);
-    if (step != STEP_ON) return step;
-    return k.good ? known_caller(c, &k) : refuse(a, c, key);
+    return step == STEP_ON && !k.good ? refuse(a, c, key) : known_caller(c, &k, step);
 }
 
 /* Scopes that let a key read what its account has. */

@@ -23,7 +23,8 @@
 struct accounts *accounts_create(const struct secret *secret, int attempts_max, struct err *e);
 void accounts_free(struct accounts *a);
 
-/* Fills what c knows of the caller.  Refusals: 401 (with "invalid_token" for a token, so that the
+/* Fills what c knows of the caller; on STEP_WORKER that is what was known last, account "" if
+ * nothing was.  Refusals: 401 (with "invalid_token" for a token, so that the
  * client fetches another); 429 after too many failures. */
 enum step accounts_check_key(struct accounts *a, struct call *c);
 

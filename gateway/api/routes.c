@@ -22,12 +22,13 @@ struct spec {
     bool uncounted; /* the SDKs make it by themselves: not one of the account's requests a minute */
 };
 
-/* Counted once, on the event thread: a call that comes back with a connection was counted there.
- * (Those whose key was not known there are not counted: a few each KEY_GOOD_MS.) */
+/* Counted once, on the event thread: a call that comes back with a connection was counted there,
+ * by what was known of its key last, so that the limit holds while Postgres is away.  (Those whose
+ * key was not known at all are not counted: a few, until it is.) */
 static enum step check_rate(struct call *c)
 {
     int64_t now_ms = clock_mono_ms(), limit = c->limits.requests_per_minute;
-    int wait_s = c->db ? 0 : quota_request(c->g->quota, c->account, limit, now_ms);
+    int wait_s = c->db || !*c->account ? 0 : quota_request(c->g->quota, c->account, limit, now_ms);
     if (!wait_s) return STEP_ON;
     quota_note(c->g->quota, c->account, QUOTA_REQUESTS, limit, now_ms);
     atomic_fetch_add(&c->g->counts.limited, 1);
@@ -43,7 +44,7 @@ static enum step admit(struct call *c, const struct spec *spec)
 {
     enum step step = accounts_check_key(c->g->accounts, c);
     if (step == STEP_ON) step = accounts_check_rights(c, spec->scopes, spec->quiet);
-    if (step == STEP_ON && !spec->uncounted) step = check_rate(c);
+    if (step != STEP_ANSWERED && !spec->uncounted && check_rate(c) != STEP_ON) return STEP_ANSWERED;
     if (step == STEP_ON && spec->costs) step = accounts_check_credit(c->g->accounts, c);
     return step;
 }

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from checker import inspect
 from oracle import evidence, same, work
-from raw import Raw
+from raw import ADAM, Raw
 from sdk import tokens_of
 from world import LEASE_MS, World
 from waiting import wait_for
@@ -217,6 +217,27 @@ def test_P2_postgres_is_away_for_longer_than_the_leases(world, servers, survives
     assert set(sessions) <= {200, 429, 503} and sessions[-1] == 200
     lesson += [known.raw.result(known.step())]
     assert lesson == taught(run_of(world), [0, 1])
+
+
+KEY_GOOD_S = 30  # for so long a gateway does not ask for a key again (gateway/api/accounts.h)
+
+
+def test_P2_the_limit_on_requests_holds_while_postgres_is_away(world, servers):
+    """Also when the key was last asked for so long ago that every call wants to ask for it."""
+    account, key = world.account("limited")
+    world.billing("account", "limit", account, "--requests-per-minute", "20")
+    raw = Raw(world.base_url, key)
+    model = raw.session().model(world.model)
+    servers.kill_all("postgres")
+    time.sleep(KEY_GOOD_S + 1)
+    began = time.monotonic()
+    answers = [raw.once("optim_step", {"model_id": model.id, "seq_id": i + 1, "adam_params": ADAM}) for i in range(60)]
+    took_s = time.monotonic() - began
+    statuses = [status for status, _, _ in answers]
+    assert set(statuses) == {200, 429} and 1 <= statuses.count(200) <= 20 + took_s / 3 + 1
+    assert all(b"more than its 20 requests a minute" in body for status, _, body in answers if status == 429)
+    servers.up()
+    assert b'"error"' not in raw.result(model.jobs[0])[1]
 
 
 # ------------------------------------------------------------ P3: a transaction that is lost
