@@ -7,7 +7,7 @@
 #include "base/log.h"
 
 /* Longer than the logs keep a job (docs/protocol.md). */
-#define ARRIVALS_DAYS "8"
+#define REPEATS_DAYS "8"
 
 /* clang-format off */
 #define SQL_EXPIRED "k.expires_at <= now()"
@@ -42,7 +42,9 @@
     "(SELECT max(r.last_request_at) FROM runs r WHERE r.session_id = s.id)) < now() - $1::bigint * " \
     "interval '1 second' LIMIT 1000) AND finished_at IS NULL"
 #define SQL_ARRIVALS                                                                               \
-    "DELETE FROM run_arrivals WHERE created_at < now() - interval '" ARRIVALS_DAYS " days'"
+    "DELETE FROM run_arrivals WHERE created_at < now() - interval '" REPEATS_DAYS " days'"
+#define SQL_DECISIONS                                                                              \
+    "DELETE FROM save_decisions WHERE created_at < now() - interval '" REPEATS_DAYS " days'"
 /* clang-format on */
 
 static int remove_folders(const struct settings *s, struct db_result *rows, int count)
@@ -105,7 +107,8 @@ static int sweep(struct db *db, const struct settings *s, struct stats *stats, b
     if (sweep_left_files(db, s, e) < 0 || end_sessions(db, s, e) < 0) return -1;
     if (!thorough) return 0;
     if (sweep_old(db, s, stats, e) < 0) return -1;
-    return db_queryf(db, NULL, e, SQL_ARRIVALS, NULL) < 0 ? -1 : 0;
+    if (db_queryf(db, NULL, e, SQL_ARRIVALS, NULL) < 0) return -1;
+    return db_queryf(db, NULL, e, SQL_DECISIONS, NULL) < 0 ? -1 : 0;
 }
 
 int sweep_round(struct db *db, const struct settings *s, struct stats *stats, bool thorough,

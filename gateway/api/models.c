@@ -188,6 +188,15 @@ static int check_optimizer(const json_t *body, struct err *e)
     return 0;
 }
 
+/* A run that is there already needs no room: the answer to the first call may have been lost. */
+static int find_room(struct call *c, const struct birth *b, struct err *e)
+{
+    struct run_facts facts;
+    int n = owner_look_up_run(c, b->run, &facts, e);
+    if (n < 0) return -1;
+    return n ? 0 : room_for_run(c, b->run, e);
+}
+
 static int check_fresh(struct call *c, const json_t *body, struct birth *b, struct err *e)
 {
     struct model_facts model;
@@ -196,7 +205,7 @@ static int check_fresh(struct call *c, const json_t *body, struct birth *b, stru
     if (n == 0) return models_unknown(c, b->base, e);
     if (n < 0) return -1;
     b->partitions = model.train_partitions;
-    return room_for_run(c, b->run, e);
+    return find_room(c, b, e);
 }
 
 enum http_verdict api_create_model(struct call *c)
@@ -270,7 +279,7 @@ static int check_from(struct call *c, const json_t *body, struct birth *b, struc
                                         .with_optimizer = l->with_optimizer,
                                         .checkpoint = l->checkpoint};
     snprintf(b->create.path, sizeof b->create.path, "%s", l->path);
-    return room_for_run(c, b->run, e) < 0 ? -1 : 1;
+    return find_room(c, b, e) < 0 ? -1 : 1;
 }
 
 /* A checkpoint that is not there, or not the caller's, is a 404 as everywhere; no other call waits

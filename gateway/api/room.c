@@ -60,11 +60,57 @@ int room_for_checkpoint(struct call *c, struct err *e)
                    bytes, max);
 }
 
+/* ---------------------------------------------------------------- numbered saves */
+
+/* 1: it was decided before, and e is ERR_USER when it was refused; 0: it was not; -1. */
+static int read_decision(struct call *c, const char *run, const char *seq, struct err *e)
+{
+    struct db_result *rows = NULL;
+    int n = db_queryf(c->db, &rows, e,
+                      "SELECT refusal FROM save_decisions WHERE run_id = $1 AND seq = $2::bigint",
+                      run, seq, NULL);
+    if (n == 1 && !db_is_null(rows, 0, 0)) err_set(e, ERR_USER, "%s", db_text(rows, 0, 0));
+    db_result_free(rows);
+    return n;
+}
+
+/* refusal NULL: it is let in.  1: so it is; 0: another copy of the call was faster; -1. */
+static int write_decision(struct call *c, const char *run, const char *seq, const char *refusal,
+                          struct err *e)
+{
+    const char *params[] = {run, seq, refusal};
+    return db_query(c->db,
+                    "INSERT INTO save_decisions (run_id, seq, refusal) VALUES ($1, $2::bigint, $3) "
+                    "ON CONFLICT (run_id, seq) DO NOTHING",
+                    params, 3, NULL, e);
+}
+
+/* 0: let in; else e is ERR_USER, or says why it could not be decided. */
+static int decide(struct call *c, const struct trained *t, struct err *e)
+{
+    struct err full = {0};
+    char seq[24];
+    snprintf(seq, sizeof seq, "%" PRId64, t->seq);
+    int n = read_decision(c, t->run, seq, e);
+    if (n == 0) {
+        /* not written down, but seen here: it came while Postgres was away */
+        bool seen = flight_knows(c->g->flight, t->run, t->seq);
+        if (!seen && room_for_checkpoint(c, &full) < 0 && full.kind != ERR_USER) {
+            *e = full;
+            return -1;
+        }
+        n = write_decision(c, t->run, seq, full.kind ? full.text : NULL, e);
+        if (n == 1) *e = full;
+        if (n == 0) n = read_decision(c, t->run, seq, e);
+    }
+    return n < 0 || e->kind ? -1 : 0;
+}
+
 enum step room_for_save(struct call *c, const struct trained *t, struct err *e)
 {
-    if (!c->limits.storage_bytes || flight_knows(c->g->flight, t->run, t->seq)) return STEP_ON;
+    if (!c->limits.storage_bytes) return STEP_ON;
     if (!c->db) return STEP_WORKER;
-    if (room_for_checkpoint(c, e) < 0 && e->kind != ERR_USER) {
+    if (decide(c, t, e) < 0 && e->kind != ERR_USER) {
         log_warn("gateway.room", "text=\"%s\" now=\"saves are let in\"", e->text);
         err_clear(e);
     }

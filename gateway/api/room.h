@@ -15,9 +15,11 @@ int room_for_run(struct call *c, const char *run, struct err *e) WARN_UNUSED;
 /* The same for the bytes of all its checkpoints that are not deleted or expired; needs c->db. */
 int room_for_checkpoint(struct call *c, struct err *e) WARN_UNUSED;
 
-/* The same for a numbered save.  STEP_ON: there is room, or e is ERR_USER.  A number that was let
- * in before is not asked about again: its job has its place in the log.  While Postgres is away,
- * there is room: the worker will wait for it. */
+/* The same for a numbered save.  STEP_ON: there is room, or e is ERR_USER.  It is decided once and
+ * written down (save_decisions) before anything is published, so that every copy of the call is told
+ * the same, whatever was saved or deleted meanwhile, by whichever gateway.  While Postgres is away,
+ * there is room: the worker will wait for it; a copy that comes later is known by this gateway, and
+ * by another one asked about anew. */
 enum step room_for_save(struct call *c, const struct trained *t, struct err *e);
 
 #endif

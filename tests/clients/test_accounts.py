@@ -505,15 +505,89 @@ def test_more_storage_than_allowed_is_a_clear_error_and_the_run_goes_on(stack):
     service.close("success").result()
 
 
-def test_a_repeated_save_is_not_asked_for_room_again(stack):
-    """Its first copy filled the storage; its future is that of the first copy."""
-    _, key, _ = limit(stack, "repeated", storage_bytes=1)
+def lora_body(session, number, model):
+    config = {"rank": 4, "seed": 1}
+    return {"session_id": session, "model_seq_id": number, "base_model": model, "lora_config": config}
+
+
+def test_a_repeated_create_model_is_not_asked_for_room_again(stack):
+    """Its answer was lost; when the client repeats it others have taken the room."""
+    _, key, _ = limit(stack, "repeated-run", runs=1)
+    agents = ("AsyncTinker/Python 0.38.0", "AsyncHpcAI/Python 0.2.0")
+    with by_hand(stack.base_url, key) as http, stack.another_gateway() as url, by_hand(url, key) as elsewhere:
+        for agent in agents:
+            session = http.post("/create_session", json={"tags": [], "sdk_version": "0.38.0"}).json()["session_id"]
+            headers = {"User-Agent": agent, "X-Idempotency-Key": f"repeated {agent}"}
+            body = lora_body(session, 0, stack.model)
+            if agent == agents[1]:
+                del body["session_id"], body["model_seq_id"]
+            first = http.post("/create_model", json=body, headers=headers).json()
+            http.post("/unload_model", json={"model_id": first["model_id"]})
+            other = http.post("/create_model", json=lora_body(session, 1, stack.model)).json()
+            refused = http.post("/create_model", json=lora_body(session, 2, stack.model)).json()
+            for client in (http, elsewhere):
+                again = client.post("/create_model", json=body, headers=headers)
+                assert (again.status_code, again.json()) == (200, first)
+            found = wait_for(lambda: result_of(http, refused), "the refusal")
+            assert "this account has 1 open training runs" in found["error"]
+            assert wait_for(lambda: result_of(http, first), "the first model")["model_id"] == first["model_id"]
+            http.post("/unload_model", json={"model_id": other["model_id"]})
+            # What was refused stays refused.
+            assert http.post("/create_model", json=lora_body(session, 2, stack.model)).json() == refused
+
+
+def test_a_repeated_load_into_a_new_model_is_not_asked_for_room_again(stack):
+    _, key, _ = limit(stack, "repeated-load", runs=2)
     service = stack.service(key)
     client = sdk.lora(service, stack.model)
+    path = client.save_state("it").result().path
     with by_hand(stack.base_url, key) as http:
-        save = {"model_id": client.model_id, "seq_id": 1, "path": "once"}
-        first = http.post("/save_weights", json=save).json()
-        wait_for(lambda: "path" in http.post("/retrieve_future", json=first).json(), "the save")
-        assert http.post("/save_weights", json=save).json() == first
-        assert http.post("/save_weights", json={**save, "seq_id": 2, "path": "twice"}).json() != first
+        session = http.post("/create_session", json={"tags": [], "sdk_version": "0.38.0"}).json()["session_id"]
+        body = {"session_id": session, "model_seq_id": 0, "path": path, "optimizer": True}
+        first = http.post("/load_weights", json=body).json()
+        http.post("/unload_model", json={"model_id": first["model_id"]})
+        http.post("/create_model", json=lora_body(session, 1, stack.model))
+        again = http.post("/load_weights", json=body)
+        assert (again.status_code, again.json()) == (200, first)
+        assert wait_for(lambda: result_of(http, first), "the model")["path"] == path
+    service.close("success").result()
+
+
+def result_of(http, job):
+    """None while it is pending."""
+    found = http.post("/retrieve_future", json={"request_id": job["request_id"]}).json()
+    return None if found.get("type") == "try_again" else found
+
+
+SAVES = {
+    "save_weights": lambda n: {"path": f"n{n}"},
+    "save_weights_for_sampler": lambda n: {"path": f"n{n}"},
+    "save_weights_for_sampler unnamed": lambda n: {"sampling_session_seq_id": 70 + n},
+    "save_weights_external": lambda n: {"path": f"n{n}"},
+}
+
+
+@pytest.mark.parametrize("call", SAVES)
+def test_a_repeated_save_is_not_asked_for_room_again(stack, call):
+    """What the first copy was told, all are told, by any gateway: it was let in and the storage is full since, or was refused
+    and there is room since."""
+    _, key, _ = limit(stack, f"repeated {call}", storage_bytes=1)
+    service = stack.service(key)
+    run = sdk.lora(service, stack.model).model_id
+    with by_hand(stack.base_url, key) as http, stack.another_gateway() as url, by_hand(url, key) as elsewhere:
+
+        def save(seq, client=http):
+            return client.post("/" + call.split()[0], json={"model_id": run, "seq_id": seq, **SAVES[call](seq)}).json()
+
+        def told(job):
+            return wait_for(lambda: result_of(http, job), "the save").get("error", "")
+
+        later, first = save(3), save(1)  # number 3 waits for number 2
+        assert told(first) == ""
+        assert [save(1), save(1, elsewhere), save(3), save(3, elsewhere)] == [first, first, later, later]
+        refused = save(2)
+        assert "its limit is 1" in told(refused) and told(later) == ""
+        stack.sql("update checkpoints set deleted_at = now() where run_id = %s returning 1", run)
+        assert [save(2), save(2, elsewhere)] == [refused, refused]
+        assert told(save(4)) == ""
     service.close("success").result()

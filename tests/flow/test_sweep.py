@@ -89,3 +89,14 @@ def test_a_session_without_a_sign_of_life_is_over(stack, first_account):
     assert reason.startswith("expired")
     assert len(train(client, 1)) == 1  # its runs go on all the same
     service.close("success").result()
+
+
+def test_what_a_save_was_told_goes_when_its_job_has_left_the_log(stack, made):
+    def told():
+        return [seq for seq, in stack.sql("select seq from save_decisions where run_id = %s order by seq", made.model_id)]
+
+    assert told() == [3, 4]
+    old = "update save_decisions set created_at = now() - interval '9 days' where run_id = %s and seq = 3 returning 1"
+    assert stack.sql(old, made.model_id) == [(1,)]
+    with dispatcher(stack):
+        wait_for(lambda: told() == [4], "the older one to be removed")
