@@ -1,6 +1,7 @@
 /* flight.c - see flight.h. */
 #include "api/flight.h"
 
+#include <jansson.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,10 @@ struct holder {
 struct flying {
     struct flying *next;
     struct holder *holder;
-    char id[ID_SIZE];
+    char id[ID_SIZE], model[MODEL_NAME_SIZE];
+    enum stream stream;
+    int partition;
+    int64_t offset; /* -1: not known yet */
     int64_t tokens, check_ms;
 };
 
@@ -141,7 +145,8 @@ static struct holder **holder_of(struct flight *f, const char *account)
 }
 
 /* What there is no memory or room for is not counted. */
-static void count_in(struct flight *f, struct holder **place, const struct job *job, int64_t now_ms)
+static void count_in(struct flight *f, struct holder **place, const struct job *job,
+                     const char *model, int64_t now_ms)
 {
     struct flying *j = f->count < FLIGHT_JOBS_MAX ? calloc(1, sizeof *j) : NULL;
     struct holder *h = *place;
@@ -156,9 +161,13 @@ static void count_in(struct flight *f, struct holder **place, const struct job *
     unsigned b = bucket_of(job->id);
     *j = (struct flying){.next = f->jobs[b],
                          .holder = h,
+                         .stream = job_kind_is_train(job->kind) ? STREAM_TRAIN : STREAM_SAMPLE,
+                         .partition = job->partition,
+                         .offset = -1,
                          .tokens = job->tokens,
                          .check_ms = now_ms + FLIGHT_CHECK_MS};
     memcpy(j->id, job->id, sizeof j->id);
+    snprintf(j->model, sizeof j->model, "%s", model);
     f->jobs[b] = j;
     f->count++;
     h->jobs++;
@@ -181,7 +190,8 @@ static void count_out(struct flight *f, struct flying **at)
 
 /* ---------------------------------------------------------------- the door */
 
-static bool admit(struct flight *f, const struct job *job, int64_t tokens_max, int64_t now_ms)
+static bool admit(struct flight *f, const struct job *job, const char *model, int64_t tokens_max,
+                  int64_t now_ms)
 {
     bool train = job_kind_is_train(job->kind);
     struct numbers n = {0};
@@ -192,7 +202,7 @@ static bool admit(struct flight *f, const struct job *job, int64_t tokens_max, i
     bool full =
         tokens_max && job->tokens && *holder && (*holder)->tokens + job->tokens > tokens_max;
     if (full && !again && (!train || !needed(&n, job->seq))) return false;
-    if (job->tokens && !again) count_in(f, holder, job, now_ms);
+    if (job->tokens && !again) count_in(f, holder, job, model, now_ms);
     if (train && !again) {
         mark(&n, job->seq);
         cache_put(f->runs, job->parent, &n, now_ms);
@@ -200,12 +210,23 @@ static bool admit(struct flight *f, const struct job *job, int64_t tokens_max, i
     return true;
 }
 
-bool flight_admit(struct flight *f, const struct job *job, int64_t tokens_max, int64_t now_ms)
+bool flight_admit(struct flight *f, const struct job *job, const char *model, int64_t tokens_max,
+                  int64_t now_ms)
 {
     pthread_mutex_lock(&f->lock);
-    bool in = admit(f, job, tokens_max, now_ms);
+    bool in = admit(f, job, model, tokens_max, now_ms);
     pthread_mutex_unlock(&f->lock);
     return in;
+}
+
+/* Of a job that was published twice the first record counts, and the second is further on: a log
+ * that is done with up to there is done with the first one too. */
+void flight_published(struct flight *f, const char *job_id, int64_t offset)
+{
+    pthread_mutex_lock(&f->lock);
+    struct flying *j = *place_of(f, job_id);
+    if (j) j->offset = offset;
+    pthread_mutex_unlock(&f->lock);
 }
 
 bool flight_knows(struct flight *f, const char *run, int64_t seq)
@@ -262,25 +283,30 @@ void flight_dropped(struct flight *f, const char *job_id)
     pthread_mutex_unlock(&f->lock);
 }
 
+static json_t *describe(const struct flying *j)
+{
+    json_t *at = j->offset < 0 ? json_null() : json_integer(j->offset);
+    return json_pack("{s:s, s:s, s:s, s:i, s:o}", "id", j->id, "model", j->model, "stream",
+                     stream_name(j->stream), "partition", j->partition, "at", at);
+}
+
 char *flight_due(struct flight *f, int64_t now_ms)
 {
-    char *list = NULL, *end = NULL;
-    int n = 0;
+    json_t *list = json_array();
     pthread_mutex_lock(&f->lock);
-    for (int i = 0; i < BUCKETS && n < FLIGHT_CHECK_MAX; i++) {
-        for (struct flying *j = f->jobs[f->check_at]; j && n < FLIGHT_CHECK_MAX; j = j->next) {
+    for (int i = 0; i < BUCKETS && json_array_size(list) < FLIGHT_CHECK_MAX; i++) {
+        for (struct flying *j = f->jobs[f->check_at];
+             j && json_array_size(list) < FLIGHT_CHECK_MAX; j = j->next) {
             if (j->check_ms > now_ms) continue;
-            if (!list) list = end = malloc((size_t)FLIGHT_CHECK_MAX * (ID_SIZE + 1) + 2);
-            if (!list) break;
             j->check_ms = now_ms + FLIGHT_CHECK_MS;
-            end += sprintf(end, "%c%s", n ? ',' : '{', j->id);
-            n++;
+            json_array_append_new(list, describe(j)); /* without memory it is asked for later */
         }
         f->check_at = (f->check_at + 1) % BUCKETS;
     }
     pthread_mutex_unlock(&f->lock);
-    if (list) memcpy(end, "}", 2);
-    return list;
+    char *text = json_array_size(list) ? json_dumps(list, JSON_COMPACT) : NULL;
+    json_decref(list);
+    return text;
 }
 
 int64_t flight_tokens(struct flight *f, const char *account)
@@ -290,4 +316,12 @@ int64_t flight_tokens(struct flight *f, const char *account)
     int64_t tokens = h ? h->tokens : 0;
     pthread_mutex_unlock(&f->lock);
     return tokens;
+}
+
+int flight_jobs(struct flight *f)
+{
+    pthread_mutex_lock(&f->lock);
+    int n = f->count;
+    pthread_mutex_unlock(&f->lock);
+    return n;
 }

@@ -7,6 +7,10 @@
  * here, or it is not known whether one is, every call of that run is let in.  And whoever has
  * nothing in flight is always let in, so that one job larger than the limit can run.
  *
+ * Every end of a job releases its tokens: most are told of at once; of the others Postgres is asked,
+ * which knows each outcome and, for a record that nobody could read and that has none (it is in the
+ * dlq), how far its shard's log is done with.
+ *
  * It knows this gateway's jobs only and forgets them when the process ends: a limit is a fence
  * against floods, not a bill.  Bounded: beyond FLIGHT_JOBS_MAX jobs are let in uncounted.  Safe
  * from any thread; the clock is the caller's. */
@@ -15,12 +19,12 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "api/owner.h"
 #include "wire/job.h"
 
 #define FLIGHT_JOBS_MAX 65536
 #define FLIGHT_RUNS_MAX 16384 /* whose numbers are remembered */
-#define FLIGHT_CHECK_MS 15000 /* a job in flight for so long is asked for in Postgres, and again   \
-                               */
+#define FLIGHT_CHECK_MS 15000 /* in flight for so long, a job is asked for in Postgres, and again */
 #define FLIGHT_CHECK_MAX 256
 
 struct flight;
@@ -28,22 +32,27 @@ struct flight;
 struct flight *flight_create(struct err *e);
 void flight_free(struct flight *f); /* NULL is fine */
 
-/* Lets the job in and counts its tokens, or says no.  tokens_max 0: no limit.  A job that is in
- * flight already is the same one. */
-bool flight_admit(struct flight *f, const struct job *job, int64_t tokens_max, int64_t now_ms);
+/* Lets the job in, of that base model, and counts its tokens, or says no.  tokens_max 0: no limit.
+ * A job that is in flight already is the same one. */
+bool flight_admit(struct flight *f, const struct job *job, const char *model, int64_t tokens_max,
+                  int64_t now_ms);
+/* It lies in its log, there. */
+void flight_published(struct flight *f, const char *job_id, int64_t offset);
 
 /* Was that number of that run let in here, or decided?  false: not, or not known. */
 bool flight_knows(struct flight *f, const char *run, int64_t seq);
 
 /* It is decided.  Ids that are not in flight here are fine. */
 void flight_settled(struct flight *f, const char *job_id);
-/* It could not be published; the client will repeat it. */
+/* It could not be published, and the client will repeat it; or it was passed over. */
 void flight_dropped(struct flight *f, const char *job_id);
 
-/* The ids of up to FLIGHT_CHECK_MAX jobs that are due to be asked for, as a Postgres array in a
- * malloc'ed text; NULL: none.  They are due again after another FLIGHT_CHECK_MS. */
+/* Up to FLIGHT_CHECK_MAX jobs that are due to be asked for, as JSON in a malloc'ed text,
+ * [{"id", "model", "stream", "partition", "at"}], at: its offset, null when that is not known; NULL:
+ * none.  They are due again after another FLIGHT_CHECK_MS. */
 char *flight_due(struct flight *f, int64_t now_ms);
 
 int64_t flight_tokens(struct flight *f, const char *account); /* that it has in flight */
+int flight_jobs(struct flight *f);                            /* with tokens, of all accounts */
 
 #endif

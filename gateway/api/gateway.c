@@ -97,6 +97,7 @@ static void write_counters(struct gateway *g)
         {"limited", atomic_load(&g->counts.limited)},
         {"telemetry_events", atomic_load(&g->counts.telemetry_events)},
         {"polls_parked", waiters_parked(g->waiters)},
+        {"jobs_in_flight", flight_jobs(g->flight)},
         {"redis_full", atomic_load(&g->store_full)},
         {"connections_cut", http_server_cuts(g->http)}};
     snprintf(who, sizeof who, "gateway:%s", g->conf.name);
@@ -104,18 +105,28 @@ static void write_counters(struct gateway *g)
         log_debug("gateway.counters", "text=\"%s\"", e.text);
 }
 
-/* Jobs in flight of whose end nobody told us: their outcomes are in Postgres by now, if they have
- * ended. */
+/* Has the job an outcome, or is its log done with up to behind it? */
+#define SQL_OVER                                                                                   \
+    "SELECT * FROM (SELECT j.id, EXISTS (SELECT 1 FROM job_outcomes o WHERE o.job_id = j.id) AS "  \
+    "decided, EXISTS (SELECT 1 FROM shards s WHERE s.model = j.model AND s.stream = j.stream AND " \
+    "s.partition = j.partition AND s.resume_offset > j.at) AS passed FROM "                        \
+    "jsonb_to_recordset($1::jsonb) AS j(id text, model text, stream text, partition integer, "     \
+    "at bigint)) known WHERE decided OR passed"
+
+/* Jobs in flight of whose end nobody told us. */
 static int check_flight(struct gateway *g, struct err *e)
 {
     struct db_result *rows = NULL;
     char *due = flight_due(g->flight, clock_mono_ms());
     if (!due) return 0;
-    int n = db_queryf(g->db, &rows, e,
-                      "SELECT job_id FROM job_outcomes WHERE job_id = ANY ($1::text[])", due, NULL);
+    int n = db_queryf(g->db, &rows, e, SQL_OVER, due, NULL);
     free(due);
-    for (int i = 0; i < n; i++)
-        flight_settled(g->flight, db_text(rows, i, 0));
+    for (int i = 0; i < n; i++) {
+        if (db_bool(rows, i, 1))
+            flight_settled(g->flight, db_text(rows, i, 0));
+        else
+            flight_dropped(g->flight, db_text(rows, i, 0));
+    }
     db_result_free(rows);
     return n < 0 ? -1 : 0;
 }

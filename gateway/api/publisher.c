@@ -114,6 +114,7 @@ static void on_acked(void *arg, int64_t offset, const struct err *e)
 {
     struct submit *s = arg;
     failpoint_pass("gw.after_ack", NULL);
+    if (offset >= 0) flight_published(s->publisher->flight, s->job_id, offset);
     if (offset >= 0) failpoint_pass("gw.before_reply", NULL);
     if (offset >= 0 && s->then) {
         s->then(s->arg, s->r, s->job_id, s->kind);

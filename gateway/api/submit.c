@@ -38,10 +38,10 @@ static int fill_job(struct call *c, struct job *job, const char *parent, int par
 }
 
 /* false: the account has as many tokens in flight as it may, and was told to come back. */
-static bool let_in(struct call *c, const struct job *job)
+static bool let_in(struct call *c, const struct job *job, const char *model)
 {
     int64_t now_ms = clock_mono_ms(), max = c->limits.tokens_in_flight;
-    if (flight_admit(c->g->flight, job, max, now_ms)) return true;
+    if (flight_admit(c->g->flight, job, model, max, now_ms)) return true;
     quota_note(c->g->quota, c->account, QUOTA_TOKENS, max, now_ms);
     atomic_fetch_add(&c->g->counts.limited, 1);
     http_answer_retry(
@@ -60,7 +60,7 @@ enum http_verdict submit_train(struct call *c, const char *run, const struct run
     char *answer = NULL;
 
     if (fill_job(c, &job, run, facts->shard, s, &e) < 0) return call_fail(c, &e);
-    if (!let_in(c, &job)) return HTTP_TAKEN;
+    if (!let_in(c, &job, facts->model)) return HTTP_TAKEN;
     /* ids are made of letters, digits, ":" and "_", so they are JSON as they are */
     int n = asprintf(&answer, "{\"request_id\": \"%s\", \"model_id\": \"%s\"}", job.id, run);
     if (n < 0) answer = NULL;
@@ -114,7 +114,7 @@ enum http_verdict submit_sample(struct call *c, const char *sampler,
     size_t size = 0;
 
     if (fill_job(c, &job, sampler, facts->shard, s, &e) < 0) return call_fail(c, &e);
-    if (!let_in(c, &job)) return HTTP_TAKEN;
+    if (!let_in(c, &job, facts->model)) return HTTP_TAKEN;
     atomic_fetch_add(&c->g->counts.submits, 1);
     if (s->wait) {
         publisher_submit_then(c->g->publisher, c->r, facts->model, &job, wait_for_result,

@@ -563,8 +563,30 @@ def test_L10_a_sample_that_kills_its_worker_is_given_up_and_nobody_else_is_hurt(
     dlq.close()
     redrain(world)
     assert raws[3].result(sample(raws[3], samplers[3], 2, tokens_of(43, 8), max_tokens=24, seed=3))[0] == "application/x-protobuf"
+    wait_for(lambda: world.counters("gateway:0")["jobs_in_flight"] == 0, "the tokens of all of them to be released")
     inspect(world).check()
     assert world.sql("select job_id from job_attempts where job_id <> %s", sent[3]) == []
+
+
+def test_L10_a_job_that_ends_in_the_dlq_without_a_result_holds_no_tokens(made):
+    """Its run is said to live on another shard than it does: the worker passes the record over, and nothing else comes of it."""
+    world = made(train_partitions=2)
+    account, key = world.account("lost")
+    world.billing("account", "limit", account, "--tokens-in-flight", "100")
+    lost = run_of(world, raw=Raw(world.base_url, key))
+    assert world.sql("update runs set shard = 1 - shard where id = %s", lost.id) == 1
+    other = Raw(world.process("gateway", "gateway2").start().url, key)
+    tokens = tokens_of(1, 93)
+    body = {"model_id": lost.id, "seq_id": 1, "forward_backward_input": {"data": [datum(tokens)], "loss_fn": "cross_entropy"}}
+    request = other.call("forward_backward", body)["request_id"]
+    model = run_of(world, raw=other)
+    fine(other.result(model.gradient(tokens)))  # when there is room
+    assert 429 in other.statuses
+    wait_for(lambda: world.counters("gateway:2")["jobs_in_flight"] == 0, "the tokens to be released")
+    dlq = Log(world.brokers, [f"{world.topic_prefix}dlq"])
+    assert [r.headers["ce_id"] for r in dlq.read()] == [request]
+    dlq.close()
+    assert not world.sql("select 1 from job_outcomes where job_id = %s", request)
 
 
 # ------------------------------------------------------------ L11: cancel

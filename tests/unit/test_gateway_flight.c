@@ -33,13 +33,13 @@ static struct job job_of(const char *account, const char *parent, enum job_kind 
 static bool pass(struct flight *f, const char *run, int64_t seq, int64_t tokens)
 {
     struct job j = job_of("a", run, JOB_FORWARD_BACKWARD, seq, tokens);
-    return flight_admit(f, &j, MAX, 0);
+    return flight_admit(f, &j, "m", MAX, 0);
 }
 
 static void born(struct flight *f, const char *run)
 {
     struct job j = job_of("a", run, JOB_CREATE, 0, 0);
-    assert_true(flight_admit(f, &j, MAX, 0));
+    assert_true(flight_admit(f, &j, "m", MAX, 0));
 }
 
 static void done(struct flight *f, const char *run, int64_t seq)
@@ -51,7 +51,7 @@ static void done(struct flight *f, const char *run, int64_t seq)
 static bool sample(struct flight *f, const char *account, int64_t seq, int64_t tokens)
 {
     struct job j = job_of(account, "s:sample:0", JOB_SAMPLE, seq, tokens);
-    return flight_admit(f, &j, MAX, 0);
+    return flight_admit(f, &j, "m", MAX, 0);
 }
 
 static void a_full_account_waits_until_something_is_done(void **state)
@@ -163,27 +163,56 @@ static void calls_without_tokens_are_let_in_and_keep_the_count_of_numbers(void *
     struct job step = job_of("a", "s:train:0", JOB_OPTIM_STEP, 2, 0);
     born(f, "s:train:0");
     assert_true(pass(f, "s:train:0", 1, 900));
-    assert_true(flight_admit(f, &step, MAX, 0));
+    assert_true(flight_admit(f, &step, "m", MAX, 0));
     assert_true(flight_knows(f, "s:train:0", 2));
     assert_false(flight_knows(f, "s:train:0", 3));
     assert_false(pass(f, "s:train:0", 3, 900));
     flight_free(f);
 }
 
+static void check_due(struct flight *f, int64_t now_ms, const char *expected)
+{
+    char *due = flight_due(f, now_ms);
+    if (expected)
+        assert_string_equal(due, expected);
+    else
+        assert_null(due);
+    free(due);
+}
+
 static void jobs_of_whose_end_nobody_told_are_asked_for_again_and_again(void **state)
 {
     struct flight *f = flight_for_test();
     struct job j = job_of("a", "s:sample:0", JOB_SAMPLE, 0, 10);
-    assert_true(flight_admit(f, &j, MAX, 0));
-    assert_null(flight_due(f, FLIGHT_CHECK_MS - 1));
+    assert_true(flight_admit(f, &j, "m", MAX, 0));
+    check_due(f, FLIGHT_CHECK_MS - 1, NULL);
     for (int round = 1; round < 4; round++) {
-        char *due = flight_due(f, round * FLIGHT_CHECK_MS);
-        assert_string_equal(due, "{s:sample:0:sample:0:tag}");
-        free(due);
-        assert_null(flight_due(f, round * FLIGHT_CHECK_MS + 1));
+        check_due(f, round * FLIGHT_CHECK_MS,
+                  "[{\"id\":\"s:sample:0:sample:0:tag\",\"model\":\"m\",\"stream\":\"sample\","
+                  "\"partition\":0,\"at\":null}]");
+        check_due(f, round * FLIGHT_CHECK_MS + 1, NULL);
     }
     flight_settled(f, j.id);
-    assert_null(flight_due(f, INT64_MAX / 2));
+    check_due(f, INT64_MAX / 2, NULL);
+    flight_free(f);
+}
+
+/* One that ends in the dlq has no outcome: its log, done with up to there, tells. */
+static void they_are_asked_for_by_their_place_in_the_log(void **state)
+{
+    struct flight *f = flight_for_test();
+    struct job j = job_of("a", "s:train:0", JOB_FORWARD, 1, 10);
+    j.partition = 3;
+    flight_published(f, j.id, 5); /* not in flight here: nothing */
+    assert_true(flight_admit(f, &j, "org/a \"model\"", MAX, 0));
+    assert_int_equal(flight_jobs(f), 1);
+    flight_published(f, j.id, 0);
+    check_due(f, FLIGHT_CHECK_MS,
+              "[{\"id\":\"s:train:0:forward:1:tag\",\"model\":\"org/a \\\"model\\\"\","
+              "\"stream\":\"train\",\"partition\":3,\"at\":0}]");
+    flight_dropped(f, j.id);
+    assert_int_equal(flight_jobs(f), 0);
+    assert_int_equal(flight_tokens(f, "a"), 0);
     flight_free(f);
 }
 
@@ -192,7 +221,7 @@ static void beyond_its_bound_jobs_are_not_counted(void **state)
     struct flight *f = flight_for_test();
     for (int i = 0; i < FLIGHT_JOBS_MAX + 100; i++) {
         struct job j = job_of("a", "s:sample:0", JOB_SAMPLE, i, 1);
-        assert_true(flight_admit(f, &j, 0, 0));
+        assert_true(flight_admit(f, &j, "m", 0, 0));
     }
     assert_int_equal(flight_tokens(f, "a"), FLIGHT_JOBS_MAX);
     flight_free(f);
@@ -210,6 +239,7 @@ int main(void)
         cmocka_unit_test(a_job_that_was_not_published_is_not_in_flight),
         cmocka_unit_test(calls_without_tokens_are_let_in_and_keep_the_count_of_numbers),
         cmocka_unit_test(jobs_of_whose_end_nobody_told_are_asked_for_again_and_again),
+        cmocka_unit_test(they_are_asked_for_by_their_place_in_the_log),
         cmocka_unit_test(beyond_its_bound_jobs_are_not_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
