@@ -12,6 +12,7 @@
 #include "wire/result.h"
 
 #define STORE_TIMEOUT_MS 1000
+#define DB_MS            5000
 #define READ_MS          5000 /* for one pass over a partition */
 
 struct cold {
@@ -32,7 +33,10 @@ struct cold *cold_create(const struct gateway_conf *conf, struct err *e)
     c->store = store_create(conf->redis, conf->redis_prefix, STORE_TIMEOUT_MS, e);
     if (c->store) c->bus = bus_finder_create(conf->kafka_brokers, "tinworks-gateway-cold", e);
     if (c->bus) c->db = db_create(conf->postgres, "tinworks-gateway", e);
-    if (c->db) return c;
+    if (c->db) {
+        db_set_patience(c->db, DB_MS);
+        return c;
+    }
     cold_free(c);
     return NULL;
 }

@@ -24,12 +24,16 @@
 #define DRAIN_MS         25000 /* a little more than a job waits for its ack */
 #define LAST_MS          2000
 #define STORE_TIMEOUT_MS 1000
+#define CALL_DB_MS       10000 /* a Postgres that is frozen must not hold calls for ever */
+#define TICK_DB_MS       2000
 #define STORE_FULL_PERCENT 80
 
 static void *open_worker(void *ctx, struct err *e)
 {
     const struct gateway *g = ctx;
-    return db_create(g->conf.postgres, "tinworks-gateway", e);
+    struct db *db = db_create(g->conf.postgres, "tinworks-gateway", e);
+    if (db) db_set_patience(db, CALL_DB_MS);
+    return db;
 }
 
 static void close_worker(void *worker)
@@ -77,6 +81,7 @@ int gateway_open(struct gateway *g, const struct gateway_conf *conf, struct err 
     if (!g->accounts || !(g->touched = touched_create(e))) return -1;
     if (!(g->quota = quota_create(e)) || !(g->flight = flight_create(e))) return -1;
     if (!(g->db = db_create(conf->postgres, "tinworks-gateway", e))) return -1;
+    db_set_patience(g->db, TICK_DB_MS);
     if (!(g->store = store_create(conf->redis, conf->redis_prefix, STORE_TIMEOUT_MS, e))) return -1;
     if (!(g->publisher = publisher_create(&g->conf, g->flight, e))) return -1;
     if (!(g->gather = gather_create(&g->conf, e))) return -1;

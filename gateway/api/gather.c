@@ -2,7 +2,10 @@
  *
  * One list of parked polls under one lock, and one thread that looks: at a poll that has just come,
  * at one whose sampler had a result, at all of them now and then (a wake-up may be lost with
- * Redis), and at those whose time is over.  Whoever takes a poll off the list owns it. */
+ * Redis), and at those whose time is over.  Whoever takes a poll off the list owns it.
+ *
+ * While it waits for Postgres all polls wait, so it waits for a moment only, and after a failure it
+ * asks Redis alone for a while. */
 #include "api/gather.h"
 
 #include <inttypes.h>
@@ -20,6 +23,7 @@
 #include "store/store.h"
 
 #define STORE_TIMEOUT_MS 1000
+#define DB_MS            2000
 #define LOOK_EVERY_MS    1000
 #define ANSWER_MAX       (COMPLETIONS_MAX * (ID_SIZE + 64) + 256)
 
@@ -125,9 +129,10 @@ static int read_old(struct gather *g, struct found *f, int64_t before, struct er
 }
 
 /* Redis first; where it does not reach back far enough, Postgres up to there, and only then Redis.
- * `cold`: when Redis reaches back and has nothing new, Postgres is asked as well, because nobody
- * may be filling Redis. */
-static int look_up(struct gather *g, struct found *f, bool cold, struct err *e)
+ * `away`: Postgres is left alone, and nothing found where it would have to be asked.  `cold`: when
+ * Redis reaches back and has nothing new, Postgres is asked as well, because nobody may be filling
+ * Redis. */
+static int look_up(struct gather *g, struct found *f, bool away, bool cold, struct err *e)
 {
     const struct gathering *w = f->what;
     int64_t complete_from;
@@ -140,11 +145,12 @@ static int look_up(struct gather *g, struct found *f, bool cold, struct err *e)
         complete_from = INT64_MAX;
     }
     if (complete_from <= w->cursor) {
-        if (f->count || !cold) return 0;
+        if (f->count || away || !cold) return 0;
         return read_old(g, f, INT64_MAX, e) < 0 ? -1 : 0;
     }
     f->count = 0;
     f->cursor = w->cursor;
+    if (away) return 0;
     int all = read_old(g, f, complete_from, e);
     if (all <= 0 || complete_from == INT64_MAX) return all < 0 ? -1 : 0;
     if (f->cursor < complete_from) f->cursor = complete_from;
@@ -259,11 +265,12 @@ static void look(struct gather *g, struct poll *p, struct found *f)
 {
     struct err e = {0};
     int64_t now_ms = clock_mono_ms();
-    bool cold = now_ms >= p->cold_ms && now_ms >= g->db_again_ms;
+    bool away = now_ms < g->db_again_ms, cold = now_ms >= p->cold_ms;
     f->what = &p->what;
-    int rc = look_up(g, f, cold, &e);
+    int rc = look_up(g, f, away, cold, &e);
     if (rc < 0) {
         log_warn("gateway.gather", "text=\"%s\"", e.text);
+        now_ms = clock_mono_ms();
         g->db_again_ms = now_ms + COLD_EVERY_MS;
         f->count = 0;
         f->cursor = p->what.cursor;
@@ -272,7 +279,7 @@ static void look(struct gather *g, struct poll *p, struct found *f)
         finish(g, p, f);
         return;
     }
-    if (cold) p->cold_ms = now_ms + COLD_EVERY_MS;
+    if (cold && !away) p->cold_ms = now_ms + COLD_EVERY_MS;
     p->what.cursor = f->cursor; /* what was another clone's need not be looked at again */
     p->look_ms = now_ms + LOOK_EVERY_MS < p->deadline_ms ? now_ms + LOOK_EVERY_MS : p->deadline_ms;
     put(g, p);
@@ -348,6 +355,7 @@ static int open_doors(struct gather *g, struct err *e)
     g->store = store_create(g->conf->redis, g->conf->redis_prefix, STORE_TIMEOUT_MS, e);
     if (g->store) g->db = db_create(g->conf->postgres, "tinworks-gateway", e);
     if (!g->db) return -1;
+    db_set_patience(g->db, DB_MS);
     g->started = pthread_create(&g->thread, NULL, run, g) == 0;
     return g->started ? 0 : err_set(e, ERR_RETRY, "could not start a thread");
 }

@@ -12,13 +12,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/log.h"
 
 #define STATEMENTS_MAX                                                                             \
     256 /* prepared ones a connection; what comes after is sent whole each time */
-#define PARAMS_MAX 64
-#define COPY_PIECE (1 << 20)
+#define PARAMS_MAX    64
+#define COPY_PIECE    (1 << 20)
+#define STATEMENT_MS  60000
+#define CONNECT_S     5
+#define CONNECT_MIN_S 2    /* libpq's */
+#define SILENCE_MS    1000 /* more than a statement may take, so that the server speaks first */
+#define LOOK_MS       100  /* TLS may hold bytes that the socket does not show */
 
 struct statement {
     char *sql;
@@ -30,6 +36,9 @@ struct db {
     char application[64];
     PGconn *conn;
     bool in_tx, tx_lost;
+    int patience_ms;  /* 0: none was set */
+    bool silent;      /* the server has not answered in that time */
+    int64_t again_ms; /* not before: it was silent */
     struct statement statements[STATEMENTS_MAX];
     int statement_count;
 };
@@ -66,6 +75,11 @@ void db_free(struct db *db)
     explicit_bzero(db->conninfo, strlen(db->conninfo));
     free(db->conninfo);
     free(db);
+}
+
+void db_set_patience(struct db *db, int wait_ms)
+{
+    db->patience_ms = wait_ms;
 }
 
 /* ---------------------------------------------------------------- errors */
@@ -119,7 +133,9 @@ static int fail_result(struct db *db, const PGresult *r, struct err *e)
     const char *constraint = field(r, PG_DIAG_CONSTRAINT_NAME);
     const char *text = field(r, PG_DIAG_MESSAGE_PRIMARY);
     if (PQstatus(db->conn) == CONNECTION_BAD || !*state) {
-        const char *why = *text ? text : PQerrorMessage(db->conn);
+        const char *why = db->silent ? "it does not answer"
+                          : *text    ? text
+                                     : PQerrorMessage(db->conn);
         if (db->in_tx) db->tx_lost = true;
         fail(e, ERR_RETRY, "the connection to Postgres was lost", why);
         disconnect(db);
@@ -139,6 +155,13 @@ static int fail_result(struct db *db, const PGresult *r, struct err *e)
 
 /* ---------------------------------------------------------------- connection */
 
+/* The server said nothing in its time; the next calls need not find that out again. */
+static void was_silent(struct db *db)
+{
+    db->silent = true;
+    db->again_ms = clock_mono_ms() + db->patience_ms;
+}
+
 static void on_notice(void *arg, const char *text)
 {
     log_debug("db.notice", "text=\"%s\"", text);
@@ -150,17 +173,28 @@ static int connect_now(struct db *db, struct err *e)
      * not. */
     const char *const names[] = {"connect_timeout",  "tcp_user_timeout", "options", "dbname",
                                  "application_name", "client_encoding",  NULL};
-    const char *const values[] = {
-        "5", "20000", "-c statement_timeout=60000", db->conninfo, db->application, "UTF8", NULL};
+    char connect_s[16], options[48];
+    int wait_s = db->patience_ms ? (db->patience_ms + 999) / 1000 : CONNECT_S;
+    snprintf(connect_s, sizeof connect_s, "%d", wait_s < CONNECT_MIN_S ? CONNECT_MIN_S : wait_s);
+    snprintf(options, sizeof options, "-c statement_timeout=%d",
+             db->patience_ms ? db->patience_ms : STATEMENT_MS);
+    const char *const values[] = {connect_s,       "20000", options, db->conninfo,
+                                  db->application, "UTF8",  NULL};
+    int64_t began_ms = clock_mono_ms();
     disconnect(db);
+    db->silent = false;
+    if (began_ms < db->again_ms)
+        return err_set(e, ERR_RETRY, "Postgres did not answer a moment ago");
     db->conn = PQconnectdbParams(names, values, 1);
     if (PQstatus(db->conn) != CONNECTION_OK) {
+        if (db->patience_ms && clock_mono_ms() - began_ms >= wait_s * 1000) was_silent(db);
         fail(e, ERR_RETRY, "cannot connect to Postgres",
              db->conn ? PQerrorMessage(db->conn) : "out of memory");
         disconnect(db);
         return -1;
     }
     PQsetNoticeProcessor(db->conn, on_notice, NULL);
+    if (db->patience_ms) PQsetnonblocking(db->conn, 1);
     return 0;
 }
 
@@ -184,6 +218,46 @@ static int ready(struct db *db, struct err *e)
     return connect_now(db, e);
 }
 
+/* ---------------------------------------------------------------- answers */
+
+/* Until PQgetResult() would not block, or until patience ends. */
+static bool is_answered(struct db *db, int64_t until_ms)
+{
+    while (PQisBusy(db->conn)) {
+        int64_t left_ms = until_ms - clock_mono_ms();
+        struct pollfd fd = {.fd = PQsocket(db->conn), .events = POLLIN};
+        if (left_ms <= 0) return false;
+        if (PQflush(db->conn) > 0) fd.events |= POLLOUT;
+        poll(&fd, 1, left_ms < LOOK_MS ? (int)left_ms : LOOK_MS);
+        if (!PQconsumeInput(db->conn)) return true; /* the result says why */
+    }
+    return true;
+}
+
+/* The last result of what was sent, as PQexec() has it; NULL: it could not be sent, or there was no
+ * answer. */
+static PGresult *answer(struct db *db, int sent)
+{
+    int64_t until_ms = clock_mono_ms() + db->patience_ms + SILENCE_MS;
+    PGresult *last = NULL;
+    while (sent) {
+        if (db->patience_ms && !is_answered(db, until_ms)) {
+            was_silent(db);
+            PQclear(last);
+            return NULL;
+        }
+        PGresult *r = PQgetResult(db->conn);
+        if (!r) break;
+        PQclear(last);
+        last = r;
+        ExecStatusType status = PQresultStatus(r);
+        if (status == PGRES_COPY_IN || status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH ||
+            PQstatus(db->conn) == CONNECTION_BAD)
+            break;
+    }
+    return last;
+}
+
 /* ---------------------------------------------------------------- statements */
 
 /* The name under which sql is prepared, "" when the table is full, NULL on failure. */
@@ -199,7 +273,7 @@ static const char *prepare(struct db *db, const char *sql, struct err *e)
         return NULL;
     }
     snprintf(s->name, sizeof s->name, "s%d", db->statement_count);
-    PGresult *r = PQprepare(db->conn, s->name, sql, 0, NULL);
+    PGresult *r = answer(db, PQsendPrepare(db->conn, s->name, sql, 0, NULL));
     if (PQresultStatus(r) == PGRES_COMMAND_OK) {
         PQclear(r);
         db->statement_count++;
@@ -217,8 +291,9 @@ static PGresult *run(struct db *db, const char *sql, const char *const *params, 
     if (ready(db, e) < 0) return NULL;
     const char *name = prepare(db, sql, e);
     if (!name) return NULL;
-    PGresult *r = *name ? PQexecPrepared(db->conn, name, count, params, NULL, NULL, 0)
-                        : PQexecParams(db->conn, sql, count, NULL, params, NULL, NULL, 0);
+    PGresult *r = answer(
+        db, *name ? PQsendQueryPrepared(db->conn, name, count, params, NULL, NULL, 0)
+                  : PQsendQueryParams(db->conn, sql, count, NULL, params, NULL, NULL, 0));
     ExecStatusType status = PQresultStatus(r);
     if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) return r;
     if (status == PGRES_COPY_IN || status == PGRES_COPY_OUT) {
@@ -270,7 +345,7 @@ int db_queryf(struct db *db, struct db_result **out, struct err *e, const char *
 /* One text without parameters and without rows. */
 static int command(struct db *db, const char *sql, struct err *e)
 {
-    PGresult *r = PQexec(db->conn, sql);
+    PGresult *r = answer(db, PQsendQuery(db->conn, sql));
     ExecStatusType status = PQresultStatus(r);
     int result = 0;
     if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK && status != PGRES_EMPTY_QUERY)
@@ -308,10 +383,7 @@ static PGresult *commit_result(struct db *db)
     if (!PQsendQuery(db->conn, "COMMIT")) return NULL;
     PQflush(db->conn);
     failpoint_pass("db.commit_sent", db->application);
-    PGresult *r = PQgetResult(db->conn);
-    for (PGresult *more; r && (more = PQgetResult(db->conn));)
-        PQclear(more);
-    return r;
+    return answer(db, 1);
 }
 
 int db_commit(struct db *db, bool *unknown, struct err *e)
@@ -400,6 +472,7 @@ int db_copy(struct db *db, const char *sql, const char *text, size_t size, struc
 {
     int result = 0;
     if (ready(db, e) < 0) return -1;
+    PQsetnonblocking(db->conn, 0); /* the whole text is ours to wait for */
     PGresult *r = PQexec(db->conn, sql);
     ExecStatusType status = PQresultStatus(r);
     if (status != PGRES_COPY_IN) {

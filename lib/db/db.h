@@ -18,6 +18,12 @@ struct db;
 struct db *db_create(const char *conninfo, const char *application, struct err *e);
 void db_free(struct db *db); /* NULL is fine; rolls back */
 
+/* For whoever must not wait long: from its next connection on a statement may take wait_ms, and a server that is frozen, or
+ * cut off without an end of the connection, a second more to say anything.  Then the connection is given up and the call
+ * returns ERR_RETRY, as do all calls of the next wait_ms, at once.  (Without: the server's own statement_timeout of a minute,
+ * and no bound on its silence.)  Call it before the first statement.  db_copy() is not bounded by it. */
+void db_set_patience(struct db *db, int wait_ms);
+
 struct db_result; /* rows, owned by the caller */
 
 /* Text parameters ($1 ...); NULL is SQL NULL.  *out may be NULL when rows are not wanted.

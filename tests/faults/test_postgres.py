@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from checker import inspect
 from oracle import evidence, same, work
-from raw import ADAM, Raw
+from raw import ADAM, Raw, sample
 from sdk import tokens_of
 from world import LEASE_MS, World
 from waiting import wait_for
@@ -238,6 +238,39 @@ def test_P2_the_limit_on_requests_holds_while_postgres_is_away(world, servers):
     assert all(b"more than its 20 requests a minute" in body for status, _, body in answers if status == 429)
     servers.up()
     assert b'"error"' not in raw.result(model.jobs[0])[1]
+
+
+def test_P2_a_frozen_postgres_holds_up_no_poll_and_no_run_that_does_not_need_it(made, servers):
+    """It says nothing, and its connections stay: nobody learns of it but by waiting."""
+    world = made(train_partitions=1, lease_ms=120000, poll_hold_ms=8000)  # the worker's leases outlast it
+    raw = Raw(world.base_url, world.account("frozen")[1])
+    session = raw.session()
+    model, waits, done = session.model(world.model), session.sampler(world.model), session.sampler(world.model)
+    raw.result(model.gradient(LESSON[0]))
+    drawn = sample(raw, done, 0, LESSON[0][:5])
+    raw.result(drawn)
+    polls = concurrent.futures.ThreadPoolExecutor(1)
+
+    def poll(raw, sampler, timeout):
+        target = {"type": "sampling_session", "sampling_session_id": sampler}
+        status, _, body = raw.once("retrieve_futures", {"target": target, "prev_cursor": 0, "timeout": timeout})
+        return status, body
+
+    assert poll(raw, done, 5)[0] == 200
+    with servers.frozen("postgres"), polls:
+        waiting = polls.submit(poll, Raw(world.base_url, raw.key), waits, 8)
+        time.sleep(2)  # Redis has nothing for that poll, so Postgres is asked
+        status, body = poll(raw, done, 8)
+        assert status == 200 and drawn.encode() in body
+        assert b'"completions": []' in waiting.result()[1]
+        model.gradient(LESSON[1])  # its credit is asked for, and what was known last is what counts
+        status, _, _ = raw.once("create_session", {"tags": [], "sdk_version": "0.38.0"})
+        assert status in (429, 503)
+    assert world["gateway"].says("gateway.gather") and world["gateway"].says("it does not answer")
+    raw.call("create_session", {"tags": [], "sdk_version": "0.38.0"})
+    raw.result(model.jobs[-1])
+    wait_for(lambda: billed(world, model.id, 2), "the bill")
+    inspect(world).check()
 
 
 # ------------------------------------------------------------ P3: a transaction that is lost

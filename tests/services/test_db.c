@@ -1,12 +1,15 @@
 /* test_db.c - lib/db against a real Postgres.  Tables live in a schema of this process, dropped at
  * the end. */
+#include <arpa/inet.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <cmocka.h>
 #include <unistd.h>
 #include "base/clock.h"
@@ -227,6 +230,64 @@ static void no_server_is_try_again(void **state)
     db_free(d);
 }
 
+static struct db *impatient(const char *conninfo_of_it)
+{
+    struct err e = {0};
+    struct db *d = db_create(conninfo_of_it, "test", &e);
+    assert_non_null(d);
+    db_set_patience(d, 300);
+    return d;
+}
+
+static void check_fails(struct db *d, const char *sql, const char *text)
+{
+    struct err e = {0};
+    assert_int_equal(db_query(d, sql, NULL, 0, NULL, &e), -1);
+    assert_int_equal(e.kind, ERR_RETRY);
+    if (!strstr(e.text, text)) fail_msg("\"%s\", expected \"%s\"", e.text, text);
+}
+
+/* Its process stands still; the kernel goes on taking what is sent to it. */
+static void a_server_that_says_nothing_is_not_waited_for(void **state)
+{
+    struct db *d = impatient(conninfo);
+    pid_t backend = (pid_t)number(d, "SELECT pg_backend_pid()");
+    assert_int_equal(kill(backend, SIGSTOP), 0);
+    check_fails(d, "SELECT 1", "it does not answer");
+    check_fails(d, "SELECT 1", "did not answer a moment ago");
+    assert_int_equal(kill(backend, SIGCONT), 0);
+    clock_sleep_ms(300);
+    assert_int_equal(number(d, "SELECT 7"), 7);
+    db_free(d);
+}
+
+/* The kernel makes the connection, and nobody takes it. */
+static void a_server_that_never_says_hello_is_not_waited_for(void **state)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    char deaf[80];
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(fd, 8), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &size), 0);
+    snprintf(deaf, sizeof deaf, "host=127.0.0.1 port=%d dbname=x user=x", ntohs(at.sin_port));
+    struct db *d = impatient(deaf);
+    check_fails(d, "SELECT 1", "cannot connect");
+    check_fails(d, "SELECT 1", "did not answer a moment ago");
+    db_free(d);
+    close(fd);
+}
+
+static void a_statement_that_takes_too_long_ends_and_its_connection_stays(void **state)
+{
+    struct db *d = impatient(conninfo);
+    int64_t backend = number(d, "SELECT pg_backend_pid()");
+    check_fails(d, "SELECT pg_sleep(30)", "statement timeout");
+    assert_int_equal(number(d, "SELECT pg_backend_pid()"), backend);
+    db_free(d);
+}
+
 static void more_statements_than_are_kept_still_work(void **state)
 {
     struct db *d = open_db();
@@ -292,6 +353,9 @@ int main(void)
         WITH_DB(a_lost_answer_to_commit_is_unknown),
         WITH_DB(a_serialization_failure_is_try_again),
         cmocka_unit_test(no_server_is_try_again),
+        cmocka_unit_test(a_server_that_says_nothing_is_not_waited_for),
+        cmocka_unit_test(a_server_that_never_says_hello_is_not_waited_for),
+        cmocka_unit_test(a_statement_that_takes_too_long_ends_and_its_connection_stays),
         WITH_DB(more_statements_than_are_kept_still_work),
         WITH_DB(a_plan_that_a_migration_made_stale_is_forgotten),
         WITH_DB(copy_brings_rows_and_its_texts_are_escaped),

@@ -4,6 +4,7 @@ directly (so their exit codes are seen) and each has a failpoint folder of its o
 
 A world is cheap, about two seconds; a test that breaks a rule on purpose takes one for itself."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -104,6 +105,23 @@ class Servers:
             except ProcessLookupError:
                 pass  # the others saw the first one die
         wait_for(lambda: all(state_of(pid) in (None, "Z") for pid in pids), f"the end of {name} and its children")
+
+    @contextlib.contextmanager
+    def frozen(self, name):
+        """The server and every child of it stand still, and their connections stay."""
+        pids = [self.pid(name)]
+        os.kill(pids[0], signal.SIGSTOP)  # it makes no more of them
+        wait_for(lambda: state_of(pids[0]) == "T", f"{name} to stop")
+        pids += descendants(pids[0])
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            wait_for(lambda: all(state_of(pid) in ("T", "Z", None) for pid in pids), f"{name} and its children to stop")
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def down(self):
         for name in SERVERS:  # one that a test left frozen would not hear
