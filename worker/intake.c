@@ -8,12 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
+#include "books.h"
 #include "execute.h"
 #include "wire/answer.h"
 #include "worker.h"
-
-#define INTAKE_MAX 512
 
 /* ---------------------------------------------------------------- what is not run */
 
@@ -124,7 +124,7 @@ static int train_job(struct worker *w, struct shard *s, struct job *take_job, st
     struct task *t = task_new(w, s, take_job, e);
     if (!t) return -1;
     struct run *run = runs_get(w, take_job->parent, s, e);
-    if (run && map_get(s->seen, take_job->id)) { /* a copy of one that was refused */
+    if (run && seen_has(s->seen, take_job->id)) { /* a copy of one that was refused */
         int over = pass_over(s, take_job->offset, e);
         task_free(t);
         return over;
@@ -149,7 +149,7 @@ static int train_job(struct worker *w, struct shard *s, struct job *take_job, st
     case ORDER_FAR:
         snprintf(text, sizeof text, "job %" PRId64 " is more than %d ahead of job %" PRId64,
                  take_job->seq, ORDER_WINDOW, order_unbroken(run->order) + 1);
-        if (shard_seen(s, take_job->id, e) < 0) break;
+        if (seen_add(s->seen, take_job->id, take_job->offset, -1, e) < 0) break;
         return refuse(w, t, text, e);
     }
     task_free(t);
@@ -158,36 +158,65 @@ static int train_job(struct worker *w, struct shard *s, struct job *take_job, st
 
 /* ---------------------------------------------------------------- sampling */
 
+/* The books are asked about all that came with this read.  Who is in them was decided before, longer
+ * ago than the take-over read back. */
+static int settle_fresh(struct worker *w, struct err *e)
+{
+    int64_t results[INTAKE_MAX];
+    int count = w->fresh_count;
+    if (!count) return 0;
+    if (books_look_up(w, w->fresh, count, results, e) < 0) return -1;
+    w->fresh_count = 0;
+    for (int i = 0; i < count; i++) {
+        struct task *t = w->fresh[i];
+        if (results[i] < 0 || mutation("books")) {
+            worker_held(w, (int64_t)t->job->size);
+            sampling_add(w, t);
+            continue;
+        }
+        log_debug("job.copy", "job=%s result=%" PRId64, t->job->id, results[i]);
+        progress_job_done(t->shard->progress, t->job->offset);
+        seen_decided(t->shard->seen, t->job->offset, results[i]);
+        task_free(t);
+    }
+    return 0;
+}
+
 static int cancel(struct worker *w, struct shard *s, const struct bus_message *m,
                   const struct job *job, struct err *e)
 {
     char id[ID_SIZE];
     struct err why = {0};
     if (cancel_decode(job->payload, job->size, id, &why) < 0) return to_dlq(w, s, m, why.text, e);
-    if (sampling_cancel(w, id, e) < 0) return -1;
+    if (settle_fresh(w, e) < 0 || sampling_cancel(w, id, e) < 0) return -1;
     return pass_over(s, job->offset, e);
 }
 
 static int sample_job(struct worker *w, struct shard *s, struct job *take_job, struct err *e)
 {
+    if (seen_has(s->seen, take_job->id)) {
+        int over = pass_over(s, take_job->offset, e);
+        job_free(take_job);
+        return over;
+    }
     struct task *t = task_new(w, s, take_job, e);
     if (!t) return -1;
-    int seen = shard_seen(s, take_job->id, e);
-    if (seen != 0 || t->known) {
-        if (t->known) counters_add(w->counters, COUNT_REPLAYED, 1);
-        int rc = seen < 0 ? -1 : pass_over(s, take_job->offset, e);
+    int64_t result = t->known ? t->known->offset : -1;
+    if (seen_add(s->seen, take_job->id, take_job->offset, result, e) < 0) goto fail;
+    if (t->known) {
+        counters_add(w->counters, COUNT_REPLAYED, 1);
+        int rc = pass_over(s, take_job->offset, e);
         task_free(t);
         return rc;
     }
-    if (shard_job(s, take_job->offset, NULL, 0, e) < 0) {
-        task_free(t);
-        return -1;
-    }
+    if (shard_job(s, take_job->offset, NULL, 0, e) < 0) goto fail;
     t->cls = CLASS_SAMPLE;
     t->suspect = !s->clean && take_job->offset < s->jobs_end;
-    worker_held(w, (int64_t)take_job->size);
-    sampling_add(w, t);
+    w->fresh[w->fresh_count++] = t;
     return 0;
+fail:
+    task_free(t);
+    return -1;
 }
 
 /* ---------------------------------------------------------------- records */
@@ -267,5 +296,5 @@ int intake(struct worker *w, int wait_ms, struct err *e)
         if (rc == 0) rc = record(w, got[i], e);
         bus_message_free(got[i]);
     }
-    return rc;
+    return rc == 0 ? settle_fresh(w, e) : rc;
 }

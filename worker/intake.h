@@ -4,6 +4,8 @@
 
 #include "base/err.h"
 
+#define INTAKE_MAX 512 /* records of one read */
+
 struct worker;
 
 /* Reads what is there, waiting up to wait_ms for the first record. */

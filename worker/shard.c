@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/failpoint.h"
 #include "base/log.h"
+#include "books.h"
 #include "worker.h"
 
 #define SCAN_MAX        256
@@ -23,10 +24,7 @@ void shard_free(struct shard *s)
         free(o);
     map_free(s->official);
     progress_free(s->progress);
-    for (int i = 0; s->recent && i < SHARD_RECENT_MAX; i++)
-        free(s->recent[i]);
-    free(s->recent);
-    map_free(s->seen);
+    seen_free(s->seen);
     free(s);
 }
 
@@ -62,18 +60,25 @@ static struct shard *shard_new(const struct lease_event *ev, struct err *e)
     s->written = (struct progress_at){ev->resume_offset, ev->scan_offset, ev->scan_epoch};
     s->official = map_create(e);
     s->progress = progress_create(&s->written, e);
-    s->seen = map_create(e);
-    s->recent = calloc(SHARD_RECENT_MAX, sizeof *s->recent);
-    if (s->official && s->progress && s->seen && s->recent) return s;
-    if (!s->recent) err_set(e, ERR_RETRY, "out of memory for a shard");
+    s->seen = seen_create(SHARD_SEEN_MAX, e);
+    if (s->official && s->progress && s->seen) return s;
     shard_free(s);
     return NULL;
+}
+
+/* A sampling job was decided before anything that the row needs, and billing may not know it yet. */
+static int scan_early(struct shard *s, const struct result *r, int64_t offset, struct err *e)
+{
+    if (seen_has(s->seen, r->job_id)) return 0;
+    return seen_add(s->seen, r->job_id, -1, offset, e);
 }
 
 /* A record that counts.  The first of a job id is official. */
 static int scan_result(struct shard *s, const struct result *r, int64_t offset, struct err *e)
 {
     if (r->barrier || map_get(s->official, r->job_id)) return 0;
+    if (offset < s->written.scan) return scan_early(s, r, offset, e);
+    if (seen_has(s->seen, r->job_id)) return 0;
     struct official *o = calloc(1, sizeof *o);
     if (!o) return err_set(e, ERR_RETRY, "out of memory for a result");
     memcpy(o->job_id, r->job_id, sizeof o->job_id);
@@ -128,13 +133,36 @@ static int check_log(struct worker *w, const struct shard *s, const char *what, 
     return 0;
 }
 
-/* Reads [from, barrier]; *epoch is the highest that was seen before our barrier. */
+/* Where reading begins: where the row says, or lower, where billing is, if the log still has that. */
+static int scan_from(struct worker *w, const struct shard *s, struct books_at *out, struct err *e)
+{
+    int64_t first, end;
+    const char *topic = w->results_topic[s->stream];
+    const struct books_at row = {s->written.scan, s->written.scan_epoch};
+    *out = row;
+    if (s->stream != STREAM_SAMPLE) return 0;
+    if (books_cursor(w, s, out, e) < 0) return -1;
+    if (out->offset >= row.offset) {
+        *out = row;
+        return 0;
+    }
+    if (bus_offsets(w->scan, topic, s->partition, &first, &end, OFFSETS_WAIT_MS, e) < 0) return -1;
+    if (out->offset >= first) return 0;
+    log_warn("shard.books_behind", "topic=%s partition=%d billing=%" PRId64 " log=%" PRId64, topic,
+             s->partition, out->offset, first);
+    *out = row;
+    return 0;
+}
+
+/* Reads up to the barrier; *epoch is the highest that was seen before it. */
 static int scan(struct worker *w, struct shard *s, int64_t barrier, int64_t *epoch, struct err *e)
 {
     struct bus_message *got[SCAN_MAX];
-    struct reading rd = {.max_epoch = s->written.scan_epoch};
+    struct books_at begin;
+    if (scan_from(w, s, &begin, e) < 0) return -1;
+    struct reading rd = {.max_epoch = begin.epoch};
     const char *topic = w->results_topic[s->stream];
-    int64_t from = s->written.scan, at = from, until = clock_mono_ms() + SCAN_WAIT_MS;
+    int64_t from = begin.offset, at = from, until = clock_mono_ms() + SCAN_WAIT_MS;
     *epoch = rd.max_epoch;
     if (from == barrier) return 0; /* nothing was decided since the row was written */
     if (bus_assign(w->scan, topic, s->partition, from, e) < 0) return -1;
@@ -276,24 +304,8 @@ void shard_read(struct shard *s, int64_t offset)
 int shard_acked(struct shard *s, int64_t job, int64_t offset, struct err *e)
 {
     if (s->stream == STREAM_SAMPLE) progress_job_done(s->progress, job);
+    seen_decided(s->seen, job, offset);
     return progress_result(s->progress, offset, s->epoch, job, e);
-}
-
-int shard_seen(struct shard *s, const char *job_id, struct err *e)
-{
-    if (map_get(s->seen, job_id)) return 1;
-    char **slot = &s->recent[s->recent_at];
-    char *copy = strdup(job_id);
-    if (!copy) return err_set(e, ERR_RETRY, "out of memory for an id");
-    if (map_put(s->seen, job_id, s, e) < 0) {
-        free(copy);
-        return -1;
-    }
-    if (*slot) map_take(s->seen, *slot);
-    free(*slot);
-    *slot = copy;
-    s->recent_at = (s->recent_at + 1) % SHARD_RECENT_MAX;
-    return 0;
 }
 
 int shard_write_progress(struct worker *w, struct shard *s, struct err *e)

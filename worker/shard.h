@@ -2,7 +2,8 @@
  *
  * Taking over, in this order: barrier into the results log, acked at b; results from the row's (scan offset, epoch) up to
  * b under the reading rule, into a map of what is decided (definitive: nothing of an older epoch can count after b);
- * then the jobs from the row's resume offset. */
+ * then the jobs from the row's resume offset.  Of a sampling shard results are read from billing's (offset, epoch) when
+ * that lies lower, so that what is not found here is in the books (books.h). */
 #ifndef WORKER_SHARD_H
 #define WORKER_SHARD_H
 
@@ -12,11 +13,12 @@
 #include "lease.h"
 #include "map.h"
 #include "progress.h"
+#include "seen.h"
 #include "task.h"
 
 struct worker;
 
-#define SHARD_RECENT_MAX 16384 /* ids of sampling jobs that are remembered, to know a copy */
+#define SHARD_SEEN_MAX 262144 /* ids that are remembered to know a copy; more only while billing is that far behind */
 
 struct shard {
     enum stream stream;
@@ -28,9 +30,8 @@ struct shard {
     int64_t next_job, jobs_end; /* next job offset to read; where the log ended when we came */
     bool caught_up;
     bool clean;                 /* the owner before us drained: none of its jobs is suspect (suspect.h) */
-    struct map *seen;           /* sample: the recent ids, owned by the ring */
-    char **recent;              /* ring of SHARD_RECENT_MAX */
-    int recent_at;
+    struct seen *seen;          /* sample: jobs that came, and those decided before us that the books may lack;
+                                   train: those refused as too far ahead */
 };
 
 /* Takes the shard over and adds it to the worker's.  -1: the process must leave (ERR_LOST: fenced). */
@@ -47,9 +48,6 @@ struct official *shard_known(struct shard *s, const struct job *job);
 void shard_read(struct shard *s, int64_t offset);
 /* A result of ours is acked. */
 int shard_acked(struct shard *s, int64_t job, int64_t offset, struct err *e) WARN_UNUSED;
-
-/* Sampling: remembers the id.  1: it was there already, 0, -1. */
-int shard_seen(struct shard *s, const char *job_id, struct err *e) WARN_UNUSED;
 
 /* Writes the shard's positions when they moved.  Call it only after publish_flush(). */
 int shard_write_progress(struct worker *w, struct shard *s, struct err *e) WARN_UNUSED;

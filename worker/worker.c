@@ -288,6 +288,8 @@ void worker_close(struct worker *w, enum lease_end how)
     lease_close(w->lease, how);
     counters_close(w->counters);
     publisher_free(w->out); /* acks name shards, so it goes before them */
+    while (w->fresh_count)
+        task_free(w->fresh[--w->fresh_count]);
     sampling_free(w);
     sweep_free(w->sweep);
     schedule_free(w->schedule);

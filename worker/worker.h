@@ -13,6 +13,7 @@
 #include "counters.h"
 #include "db/db.h"
 #include "engine/engine.h"
+#include "intake.h"
 #include "lease.h"
 #include "publish.h"
 #include "runs.h"
@@ -43,6 +44,8 @@ struct worker {
     struct sampling *sampling;
     struct sweep *sweep;
     struct task **batch; /* the batch in hand, batch_jobs_max entries */
+    struct task *fresh[INTAKE_MAX]; /* sampling jobs of this read that the books were not asked about yet */
+    int fresh_count;
     int64_t away_told; /* alarms of the wait for the database that is going on */
     int64_t train_us, sample_us; /* time given to each while both had work */
     int64_t held_bytes;          /* payloads of jobs in hand */

@@ -349,6 +349,65 @@ def test_B10_two_payloads_under_one_number(world):
         assert len({r.value for r in report.facts.jobs if r.id == job}) == 2
 
 
+def append_again(world, job):
+    """Copies the record of that job to the end of its log; the copy's offset."""
+    record = read_facts(world).accepted[job]
+    _, end = ends(world, record.topic, record.partition)
+    append(world, [(record.topic, record.partition, record.parent, list(record.headers.items()), record.value)])
+    return end
+
+
+def covered(world, offset, stream="sample"):
+    """Waits until no take-over reads the record at that offset of the jobs again."""
+    rows = "select resume_offset from shards where stream = %s and partition = 0"
+    wait_for(lambda: world.sql(rows, stream)[0][0] > offset, f"the shard to pass offset {offset}")
+
+
+@pytest.mark.parametrize("books", ["know it", "do not know it yet", "are not asked"])
+def test_B09_a_sample_comes_again_long_after_it_was_decided(servers, books):
+    """Its result lies below all that a take-over needs.  The books know it, or it lies above billing's position, from which the
+    take-over reads; who does neither publishes a second record, which a rebuilt cursor would serve."""
+    world = World(servers, sample_partitions=1)
+    try:
+        if books == "are not asked":
+            world.break_rule("books")
+        world.start()
+        raw = Raw(world.base_url, world.account("again")[1])
+        sampler = raw.session().sampler(base_model=world.model)
+        if books == "do not know it yet":
+            wait_for(lambda: world.sql("select 1 from ingest_cursors"), "billing to begin")
+            world["billing"].drain()
+        jobs = [sample(raw, sampler, n, tokens_of(n, 9)) for n in range(3)]
+        found = [raw.result(job) for job in jobs]
+        if books != "do not know it yet":
+            wait_for(lambda: len(world.sql("select 1 from job_outcomes")) == len(jobs), "the books")
+        covered(world, max(read_facts(world).accepted[job].offset for job in jobs))
+        world["worker"].kill()
+        last = append_again(world, jobs[0])
+        world["worker"].start()
+        covered(world, last)
+        # The same in one life: the books know the next one, so the worker has forgotten it when its copy comes.
+        if books == "know it":
+            jobs += [sample(raw, sampler, n, tokens_of(n, 9)) for n in (3, 4)]
+            found += [raw.result(job) for job in jobs[3:]]
+            wait_for(lambda: len(world.sql("select 1 from job_outcomes")) == len(jobs), "the books")
+            jobs.append(sample(raw, sampler, 5, tokens_of(5, 9)))
+            found.append(raw.result(jobs[5]))
+            covered(world, append_again(world, jobs[3]))
+        if books == "do not know it yet":
+            world["billing"].start()
+        with redis.Redis.from_url(world.redis_url) as store:
+            store.flushall()
+        report = inspect(world)
+        if books == "are not asked":
+            assert "I8" in report.rules() and report.counts["copies"] == 1
+            return
+        assert report.check().counts["copies"] == 0
+        assert [raw.result(job) for job in jobs] == found
+    finally:
+        world.close()
+
+
 # ------------------------------------------------------------ records that are none
 
 
