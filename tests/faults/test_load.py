@@ -611,8 +611,10 @@ def test_L11_cancel_before_during_and_after(made):
     for job in (running, waiting, waiting):  # during, before, and again
         cancel(raw, job)
     wait_for(lambda: sum(job.kind == "cancel" for job in read_facts(world).jobs) == 3, "the wishes in the log")
+    worker.arm("wk.mid_sample", "delay", match=f"{sampler}:sample:1:", ms=40, keep=True)  # so that it reads them meanwhile
     worker.thaw()
     assert fine(raw.result(running)) == calm  # it ran on: a wish, not an order
+    worker.disarm("wk.mid_sample")
     category, text = failure(raw.result(waiting))
     assert category == "user" and "cancelled" in text
     assert fine(raw.result(neighbour)) == calm
