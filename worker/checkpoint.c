@@ -7,6 +7,7 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "folder.h"
+#include "loaded.h"
 #include "worker.h"
 
 #define NUMBER_SIZE 24
@@ -175,6 +176,7 @@ int checkpoint_save(struct worker *w, struct task *t, const struct save_request 
 
 struct found {
     char path[FOLDER_PATH_MAX];
+    char dir[FOLDER_PATH_MAX / 2]; /* the same below the data folder */
     char sha256[65];
 };
 
@@ -191,6 +193,7 @@ static int find(struct worker *w, const char *sql, const char *const *params, in
     while (n < 0 && worker_again(w, &since, e));
     if (n > 0) {
         snprintf(out->path, sizeof out->path, "%s/%s", w->conf->data, db_text(r, 0, 0));
+        snprintf(out->dir, sizeof out->dir, "%s", db_text(r, 0, 0));
         snprintf(out->sha256, sizeof out->sha256, "%s", db_text(r, 0, 1));
         err_clear(e);
     }
@@ -227,7 +230,9 @@ struct adapter *checkpoint_load(struct worker *w, const struct task *t,
                                 struct err *e)
 {
     struct found f;
-    if (find_ref(w, t, ref, &f, e) < 0) return NULL;
+    int kept = t->known ? loaded_find(w, t, f.path, sizeof f.path, f.sha256, e) : 0;
+    if (kept < 0 || (!kept && find_ref(w, t, ref, &f, e) < 0)) return NULL;
+    if (!t->known && loaded_keep(w, t, f.dir, f.sha256, f.path, sizeof f.path, e) < 0) return NULL;
     return adapter_load(w->engine, f.path, f.sha256, true, with_optimizer, e);
 }
 

@@ -16,7 +16,8 @@ struct worker;
 int checkpoint_save(struct worker *w, struct task *t, const struct save_request *rq, struct err *e) WARN_UNUSED;
 
 /* A trainable adapter from the checkpoint that ref names; seq -1: the latest save of that name in the task's own run
- * before the task.  ERR_USER: there is none, or it has no optimizer state. */
+ * before the task.  Its files are kept for a replay (loaded.h), which gets the same ones whatever became of the
+ * checkpoint.  ERR_USER: there is none, or it has no optimizer state. */
 struct adapter *checkpoint_load(struct worker *w, const struct task *t, const struct checkpoint_ref *ref,
                                 bool with_optimizer, struct err *e);
 

@@ -387,16 +387,21 @@ static int step(struct worker *w, struct task *t, struct err *e)
     }
 }
 
-/* A save whose files could not be written: the disk is full, say.  Others can go on. */
+/* A save or a load whose files could not be written or kept: the disk is full, say.  Others can go
+ * on. */
 static bool no_room(const struct task *t, const struct err *why)
 {
-    return (t->job->kind == JOB_SAVE || t->job->kind == JOB_SAVE_SAMPLER) && why->kind == ERR_RETRY;
+    enum job_kind kind = t->job->kind;
+    bool files =
+        kind == JOB_SAVE || kind == JOB_SAVE_SAMPLER || kind == JOB_LOAD || kind == JOB_CREATE;
+    return files && why->kind == ERR_RETRY;
 }
 
 /* The job keeps its place, and its run waits a moment. */
 static int put_off(struct worker *w, struct task *t, const struct err *why)
 {
-    log_error("save.postponed", "job=%s why=\"%s\"", t->job->id, why->text);
+    bool loads = t->job->kind == JOB_LOAD || t->job->kind == JOB_CREATE;
+    log_error(loads ? "load.postponed" : "save.postponed", "job=%s why=\"%s\"", t->job->id, why->text);
     t->run->paused = true;
     t->run->step_again_ms = clock_mono_ms() + AGAIN_MS;
     schedule_put_back(w->schedule, t->run);
@@ -421,6 +426,8 @@ static int run_step(struct worker *w, struct task *t, struct err *e)
         failed = rc < 0 && why.kind == ERR_USER;
         if (rc < 0 && no_room(t, &why)) return put_off(w, t, &why);
         if (rc < 0 && !failed) return err_set(e, why.kind, "%s", why.text);
+        if (failed && t->known && t->known->status == RESULT_OK)
+            log_error("run.held", "run=%s job=%s why=\"%s\"", t->run->id, t->job->id, why.text);
         if (failed && publish_failed(w, t, why.text, e) < 0) return -1;
     }
     if (failed && t->job->seq == 0 && !t->run->made) t->run->never = true;

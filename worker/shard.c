@@ -87,6 +87,7 @@ static int scan_result(struct shard *s, const struct result *r, int64_t offset, 
     o->gave_up = result_gave_up(r);
     o->kind = r->kind;
     o->offset = offset;
+    o->epoch = r->epoch;
     if (map_put(s->official, o->job_id, o, e) < 0) {
         free(o);
         return -1;

@@ -9,6 +9,7 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "folder.h"
+#include "loaded.h"
 #include "seal/seal.h"
 #include "worker.h"
 
@@ -143,6 +144,7 @@ static int commit(struct worker *w, struct run *run, const struct draft *d,
 struct kept {
     const char *names[KEEP]; /* what rows name */
     int64_t epoch;           /* ours */
+    int64_t covered;         /* loads up to this seq need no files: every snapshot that is kept has them */
 };
 
 /* We may have been overtaken since our row was committed: a folder of a later epoch is its owner's,
@@ -153,6 +155,7 @@ static bool is_kept(const void *arg, const char *name)
     int64_t epoch = 0;
     for (int i = 0; i < KEEP; i++)
         if (k->names[i] && !strcmp(name, k->names[i])) return true;
+    if (loaded_seq(name) > k->covered) return true;
     return sscanf(name, "%*d-%" SCNd64, &epoch) == 1 && epoch > k->epoch;
 }
 
@@ -160,7 +163,7 @@ static bool is_kept(const void *arg, const char *name)
 static void clean(struct worker *w, const struct run *run, struct err *e)
 {
     char keep[NUMBER_SIZE], name[ID_SIZE], path[FOLDER_PATH_MAX];
-    struct kept kept = {.epoch = run->shard->epoch};
+    struct kept kept = {.epoch = run->shard->epoch, .covered = -1};
     struct db_result *r = NULL;
     snprintf(keep, sizeof keep, "%d", KEEP);
     int n = db_queryf(w->db, NULL, e,
@@ -169,11 +172,14 @@ static void clean(struct worker *w, const struct run *run, struct err *e)
                       " AND damaged_at IS NULL ORDER BY seq DESC, epoch DESC LIMIT $2::int)",
                       run->id, keep, NULL);
     if (n >= 0)
-        n = db_queryf(w->db, &r, e, "SELECT dir FROM run_snapshots WHERE run_id = $1", run->id,
-                      NULL);
+        n = db_queryf(w->db, &r, e,
+                      "SELECT dir, seq FROM run_snapshots WHERE run_id = $1"
+                      " ORDER BY seq DESC, epoch DESC",
+                      run->id, NULL);
     for (int i = 0; i < n && i < KEEP; i++) {
         const char *slash = strrchr(db_text(r, i, 0), '/');
         kept.names[i] = slash ? slash + 1 : NULL;
+        if (i == KEEP - 1) kept.covered = db_int(r, i, 1);
     }
     folder_name(name, sizeof name, run->id);
     snprintf(path, sizeof path, "%s/snapshots/%s", w->conf->data, name);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "folder.h"
+#include "loaded.h"
 #include "worker.h"
 
 #define LOOK_MS     200    /* between two folders of a round */
@@ -105,7 +106,7 @@ static int look_at(struct worker *w, const char *folder)
     DIR *d = opendir(path);
     if (!d) return 0;
     for (struct dirent *entry; e.kind == ERR_NONE && (entry = readdir(d));) {
-        if (entry->d_name[0] == '.') continue;
+        if (entry->d_name[0] == '.' || loaded_seq(entry->d_name) >= 0) continue;
         if ((size_t)snprintf(dir, sizeof dir, "%s/%s", folder, entry->d_name) >= sizeof dir ||
             (size_t)snprintf(inside, sizeof inside, "%s/%s", w->conf->data, dir) >= sizeof inside)
             continue;

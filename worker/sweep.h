@@ -2,7 +2,7 @@
  *
  * A round looks at every run's folder below snapshots/ and checkpoints/, one folder a look, so that it costs nothing that
  * anybody notices.  What is older than an hour and in no row goes.  Any worker may sweep what another left: only age
- * and the database decide. */
+ * and the database decide.  What is kept for a load (loaded.h) is left to its run's next snapshots. */
 #ifndef WORKER_SWEEP_H
 #define WORKER_SWEEP_H
 

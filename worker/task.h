@@ -20,6 +20,7 @@ struct official {
     enum job_kind kind;
     char digest[65];
     int64_t offset; /* in the results log */
+    int64_t epoch;  /* of the worker that decided it */
 };
 
 enum task_state {

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+import tinker
 from checker import inspect, read_facts
 from forced import Fault
 from oracle import work
@@ -208,6 +209,67 @@ def test_K10_worker_after_the_results_ack_before_a_snapshot(world, survives):
         Fault("worker", "wk.after_result_ack", "term", nth=5),
     )
     assert more["copies"] == 0 and known_results(world) > before  # effects redone, nothing published again
+
+
+def kept_loads(world, run):
+    """Folders with what a load of that run read."""
+    return sorted((world.home / "data" / "snapshots" / run.replace(":", "_")).glob("*-load-*"))
+
+
+def test_K10_a_load_whose_checkpoint_is_deleted_before_its_snapshot(fresh_world):
+    """The log says that it went well, so whoever replays it gets the same weights: when no snapshot came to be, and when the first
+    one is damaged.  Afterwards nothing of it is left."""
+    world, worker = fresh_world, fresh_world["worker"]
+    key = world.account("deletes")[1]
+    session = Raw(world.base_url, key).session()
+    maker, model, calm = (session.model(world.model, seed=n) for n in (1, 2, 2))
+    for it in (maker, model, calm):
+        it.gradient(tokens_of(it is maker, 20))
+        it.step()
+    maker.save("x")
+    path = f"tinker://{maker.id}/weights/x"
+    maker.results()
+    worker.arm("wk.after_snapfile", "err", match=model.id, keep=True)
+
+    def look(it):
+        return it.raw.result(it.forward(tokens_of(3, 20)))
+
+    def learn(it, seed):
+        it.gradient(tokens_of(seed, 20))
+        it.step()
+        return look(it)
+
+    for it in (model, calm):
+        it.load(path)
+    before = look(model)
+    assert before == look(calm) == look(maker)
+    [(folder,)] = world.sql("select dir from checkpoints where run_id = %s", maker.id)
+    tinker.RestClient(base_url=world.base_url, api_key=key).delete_checkpoint_from_tinker_path(path).result()
+    wait_for(lambda: not (world.home / "data" / folder).exists(), "the files of the checkpoint to go")
+    assert not world.sql("select 1 from run_snapshots where run_id = %s", model.id)
+
+    worker.kill()
+    worker.disarm("wk.after_snapfile")
+    worker.start()
+    assert look(model) == before
+    assert learn(model, 4) == learn(calm, 4)
+    assert worker.drain() == 0
+    for (other,) in world.sql("select dir from run_snapshots where run_id = %s", model.id):
+        file = world.home / "data" / other / "adapter_model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert kept_loads(world, model.id)
+    worker.start()
+    world.supervise()
+    assert look(model) == look(calm)
+    world.unsupervise()
+    assert ("worker", 75) in world.exits
+    for seed in (5, 6):
+        assert learn(model, seed) == learn(calm, seed)
+        assert worker.drain() == 0
+        worker.start()
+    assert not kept_loads(world, model.id)
+    assert world.counters("worker:0")["digest_mismatches"] == 0
+    inspect(world).check()
 
 
 @pytest.mark.parametrize("how", ["kill", "term"])
