@@ -275,9 +275,31 @@ static void an_engine_without_requests_has_nothing_to_step(void **state)
     assert_int_equal(engine_sample_step(en, &e), 0);
 }
 
+/* Each thread that chooses has room for two rows of logits: 300 MB here. */
+static void a_machine_of_many_threads_samples_as_a_small_one(void **state)
+{
+    struct folder wide = world_make("--vocab 151936 --hidden 8 --layers 1 --heads 2 --kv-heads 1 "
+                                    "--head-dim 8 --intermediate 16 --context 64 --tied true");
+    struct engine *usual = en;
+    struct sample_result r[2];
+    const int threads[] = {2, 250};
+    for (int i = 0; i < 2; i++) {
+        en = open_engine(&wide, threads[i], 0, 0);
+        struct sample_conf c = plain(2, 5);
+        run(&c, prompt, 4, &r[i]);
+        engine_close(en);
+    }
+    en = usual;
+    assert_memory_equal(r[0].sequences[1].tokens, r[1].sequences[1].tokens, 5 * sizeof(int32_t));
+    sample_result_clear(&r[0]);
+    sample_result_clear(&r[1]);
+    folder_remove(&wide);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_machine_of_many_threads_samples_as_a_small_one),
         cmocka_unit_test(a_sample_ends_at_max_tokens_or_at_the_context),
         cmocka_unit_test(a_stop_token_ends_a_sample_and_is_part_of_it),
         cmocka_unit_test(eos_stops_only_when_it_is_asked_to),

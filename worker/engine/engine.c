@@ -142,7 +142,7 @@ static int open_all(struct engine *en, const struct engine_conf *conf, struct er
     size_t kv_bytes;
     engine_shape(en);
     engine_limits(en, conf->scratch_bytes_max, conf->kv_bytes_max, &kv_bytes);
-    en->host = arena_create(HOST_MAX, e);
+    en->host = arena_create(HOST_MAX + sample_rooms_bytes(en), e);
     if (!en->host) return -1;
     return engine_sampling_open(en, kv_bytes, e);
 }

@@ -50,6 +50,9 @@ int engine_scratch(struct engine *en, size_t bytes, struct err *e) WARN_UNUSED;
 void engine_sampling_close(struct engine *en);
 int engine_sampling_open(struct engine *en, size_t kv_bytes_max, struct err *e) WARN_UNUSED;
 
+/* Host memory of a step in which every thread chooses tokens; the arena has it beside its own bound. */
+size_t sample_rooms_bytes(const struct engine *en);
+
 /* Is a request of this adapter in flight? */
 bool engine_sampling_uses(const struct engine *en, const struct adapter *ad);
 

@@ -339,6 +339,11 @@ static int step_decode(struct batch *b, struct err *e)
 
 /* ------------------------------------------------------------------ the step */
 
+size_t sample_rooms_bytes(const struct engine *en)
+{
+    return 2 * (size_t)en->threads * (size_t)en->info.vocab * sizeof(float);
+}
+
 static int batch_init(struct batch *b, struct engine *en, struct err *e)
 {
     struct arena *a = en->host;
@@ -354,8 +359,7 @@ static int batch_init(struct batch *b, struct engine *en, struct err *e)
     if (!b->tokens) return -1;
     b->logits = arena_alloc(a, (size_t)en->info.vocab * sizeof *b->logits, e);
     if (!b->logits) return -1;
-    size_t rooms = 2 * (size_t)en->threads * (size_t)en->info.vocab;
-    b->rooms = arena_alloc(a, rooms * sizeof *b->rooms, e);
+    b->rooms = arena_alloc(a, sample_rooms_bytes(en), e);
     if (!b->rooms) return -1;
     b->chosen = arena_alloc(a, (size_t)head_rows_max(en) * sizeof *b->chosen, e);
     if (!b->chosen) return -1;
