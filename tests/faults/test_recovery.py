@@ -1,5 +1,7 @@
 """Poison, damaged snapshots, other arithmetic: rows L10 and P6, and what a worker of another numerics class is told."""
 
+import signal
+
 import pytest
 import tinker
 from sdk import ADAM, batch_of, bits, lora, train
@@ -38,7 +40,9 @@ def test_L10_a_job_that_kills_its_worker_is_given_up_and_nobody_else_is_hurt(use
     with pytest.raises(tinker.RequestFailedError) as caught:
         mine[0 if kind == "forward_backward" else 1].result()
     assert "poison" in str(caught.value) and caught.value.category.name.lower() == "server"
-    assert sum(name == "worker" for name, _ in world.exits) == 3
+    kills = world.exits.count(("worker", -signal.SIGKILL))
+    # The first death is laid to the gradient before a step when that was done and its result not yet acked.
+    assert kills == 3 or kills == 4 and kind == "optim_step"
     # Given up is given up: a worker that replays the run does not touch the job again.
     if kind == "forward_backward":
         mine[1].result()
@@ -48,7 +52,7 @@ def test_L10_a_job_that_kills_its_worker_is_given_up_and_nobody_else_is_hurt(use
     world.supervise()
     assert train(good, 1, 2) != []
     after = bits(bad.forward(batch_of(5), "cross_entropy").result())
-    assert sum(name == "worker" for name, _ in world.exits) == 3
+    assert world.exits.count(("worker", -signal.SIGKILL)) == kills
     cured(world)
     assert after[0] and gradient and step["step:max"] == 2
     [(status, amount)] = world.sql(

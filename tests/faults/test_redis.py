@@ -79,6 +79,7 @@ def test_R01_emptied_under_load(world, store, survives, full):
 
 def test_R02_killed_and_back_with_its_file(world, servers, store, survives):
     seen = {}
+    survives()  # both streams' cursors are there
 
     def disturb():
         time.sleep(1)

@@ -20,7 +20,6 @@ import re
 import time
 
 import confluent_kafka
-import psycopg
 import redis
 from raw import Raw
 
@@ -570,7 +569,7 @@ class Inspection:
     # ------------------------------------------------------------
 
     def run(self, settle_s, serve):
-        with psycopg.connect(self.world.postgres, autocommit=True) as self.db:
+        with self.world.connect() as self.db:
             self.settle(settle_s)
             self.one_result_each()
             self.runs_in_order()

@@ -413,8 +413,19 @@ class World:
 
     # ------------------------------------------------------------ looking inside
 
+    def connect(self):
+        """To our database, once it takes connections: after a kill it recovers for a moment."""
+
+        def connected():
+            try:
+                return psycopg.connect(self.postgres, autocommit=True)
+            except psycopg.OperationalError:
+                return None
+
+        return wait_for(connected, "Postgres to take connections")
+
     def sql(self, text, *values):
-        with psycopg.connect(self.postgres, autocommit=True) as db:
+        with self.connect() as db:
             cursor = db.execute(text, values)
             return cursor.fetchall() if cursor.description else cursor.rowcount
 
