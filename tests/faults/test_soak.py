@@ -90,9 +90,11 @@ def test_soak(servers, request):
         world.supervise()
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = pool.submit(soak.run)
-            while time.monotonic() - soak.began < seconds:
-                works.append(work(world, seed, CUSTOMERS, chunks=False))
-            soak.over.set()
+            try:
+                while time.monotonic() - soak.began < seconds:
+                    works.append(work(world, seed, CUSTOMERS, chunks=False))
+            finally:
+                soak.over.set()
             running.result()
         assert soak.failure is None, soak.failure
         servers.up()

@@ -28,6 +28,7 @@ BUILD = ROOT / "build" / "faults"
 MODEL = "tinworks/tiny"
 SERVERS = ("kafka", "redis", "postgres")
 LEASE_MS = 1500
+NO_POSTGRES = re.compile("cannot connect to Postgres|server closed the connection|terminating connection|connection .*lost")
 SANITIZER = re.compile(rb"(AddressSanitizer|ThreadSanitizer|LeakSanitizer|runtime error:)")
 
 
@@ -400,8 +401,19 @@ class World:
         return done.stdout
 
     def account(self, name, credit_usd=100):
-        """A new account with a key: (account id, key)."""
-        name = f"{name} {secrets.token_hex(4)}"
+        """A new account with a key: (account id, key).  Waits for Postgres."""
+
+        def made():
+            try:
+                return self._make_account(f"{name} {secrets.token_hex(4)}", credit_usd)
+            except AssertionError as e:
+                if not NO_POSTGRES.search(str(e)):
+                    raise
+                return None
+
+        return wait_for(made, "an account, which needs Postgres")
+
+    def _make_account(self, name, credit_usd):
         self.billing("account", "create", name, "--credit-usd", str(credit_usd))
         [(account,)] = self.sql("select id from accounts where name = %s", name)
         shown = self.billing("key", "create", "--account", account)
