@@ -41,7 +41,7 @@ struct flight {
     struct flying *jobs[BUCKETS];
     struct holder *holders[BUCKETS];
     struct cache *runs; /* run -> struct numbers */
-    int count, check_at;
+    int count, check_at, holdings_at;
 };
 
 struct flight *flight_create(struct err *e)
@@ -190,8 +190,8 @@ static void count_out(struct flight *f, struct flying **at)
 
 /* ---------------------------------------------------------------- the door */
 
-static bool admit(struct flight *f, const struct job *job, const char *model, int64_t tokens_max,
-                  int64_t now_ms)
+static bool admit(struct flight *f, const struct job *job, const char *model,
+                  struct flight_room room, int64_t now_ms)
 {
     bool train = job_kind_is_train(job->kind);
     struct numbers n = {0};
@@ -199,8 +199,9 @@ static bool admit(struct flight *f, const struct job *job, const char *model, in
     if (*place_of(f, job->id)) return true;
     if (train) n = numbers_of(f, job->parent);
     bool again = train && n.next > job->seq; /* a repeated call: it was let in once */
-    bool full =
-        tokens_max && job->tokens && *holder && (*holder)->tokens + job->tokens > tokens_max;
+    int64_t there = train ? 0 : room.elsewhere, here = *holder ? (*holder)->tokens : 0;
+    bool any = there || *holder;
+    bool full = room.max && job->tokens && any && there + here + job->tokens > room.max;
     if (full && !again && (!train || !needed(&n, job->seq))) return false;
     if (job->tokens && !again) count_in(f, holder, job, model, now_ms);
     if (train && !again) {
@@ -210,11 +211,11 @@ static bool admit(struct flight *f, const struct job *job, const char *model, in
     return true;
 }
 
-bool flight_admit(struct flight *f, const struct job *job, const char *model, int64_t tokens_max,
-                  int64_t now_ms)
+bool flight_admit(struct flight *f, const struct job *job, const char *model,
+                  struct flight_room room, int64_t now_ms)
 {
     pthread_mutex_lock(&f->lock);
-    bool in = admit(f, job, model, tokens_max, now_ms);
+    bool in = admit(f, job, model, room, now_ms);
     pthread_mutex_unlock(&f->lock);
     return in;
 }
@@ -322,6 +323,22 @@ int flight_jobs(struct flight *f)
 {
     pthread_mutex_lock(&f->lock);
     int n = f->count;
+    pthread_mutex_unlock(&f->lock);
+    return n;
+}
+
+/* A bucket that is left in its middle gets its turn in the next round. */
+int flight_holdings(struct flight *f, struct flight_holding *out, int max)
+{
+    int n = 0;
+    pthread_mutex_lock(&f->lock);
+    for (int i = 0; i < BUCKETS && n < max; i++) {
+        for (const struct holder *h = f->holders[f->holdings_at]; h && n < max; h = h->next) {
+            memcpy(out[n].account, h->account, sizeof out[n].account);
+            out[n++].tokens = h->tokens;
+        }
+        f->holdings_at = (f->holdings_at + 1) % BUCKETS;
+    }
     pthread_mutex_unlock(&f->lock);
     return n;
 }

@@ -11,7 +11,7 @@
  * which knows each outcome and, for a record that nobody could read and that has none (it is in the
  * dlq), how far its shard's log is done with.
  *
- * It knows this gateway's jobs only and forgets them when the process ends: a limit is a fence
+ * It counts this gateway's jobs and forgets them when the process ends: a limit is a fence
  * against floods, not a bill.  Bounded: beyond FLIGHT_JOBS_MAX jobs are let in uncounted.  Safe
  * from any thread; the clock is the caller's. */
 #ifndef API_FLIGHT_H
@@ -32,10 +32,17 @@ struct flight;
 struct flight *flight_create(struct err *e);
 void flight_free(struct flight *f); /* NULL is fine */
 
-/* Lets the job in, of that base model, and counts its tokens, or says no.  tokens_max 0: no limit.
- * A job that is in flight already is the same one. */
-bool flight_admit(struct flight *f, const struct job *job, const char *model, int64_t tokens_max,
-                  int64_t now_ms);
+/* How many tokens an account may have in flight, 0: no limit, and how many it has at other gateways.
+ * Those count for samples only: a training call may be what a job over there waits for, and which
+ * numbers of a run came there is not known here. */
+struct flight_room {
+    int64_t max, elsewhere;
+};
+
+/* Lets the job in, of that base model, and counts its tokens, or says no.  A job that is in flight
+ * already is the same one. */
+bool flight_admit(struct flight *f, const struct job *job, const char *model,
+                  struct flight_room room, int64_t now_ms);
 /* It lies in its log, there. */
 void flight_published(struct flight *f, const char *job_id, int64_t offset);
 
@@ -54,5 +61,13 @@ char *flight_due(struct flight *f, int64_t now_ms);
 
 int64_t flight_tokens(struct flight *f, const char *account); /* that it has in flight */
 int flight_jobs(struct flight *f);                            /* with tokens, of all accounts */
+
+/* Up to max accounts that have tokens in flight, and how many; the next call goes on behind them.
+ * Returns how many accounts. */
+struct flight_holding {
+    char account[TENANT_SIZE];
+    int64_t tokens;
+};
+int flight_holdings(struct flight *f, struct flight_holding *out, int max);
 
 #endif

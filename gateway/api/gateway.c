@@ -12,6 +12,7 @@
 #include "api/gather.h"
 #include "api/owner.h"
 #include "api/publisher.h"
+#include "api/share.h"
 #include "api/touched.h"
 #include "api/waiters.h"
 #include "base/clock.h"
@@ -83,6 +84,7 @@ int gateway_open(struct gateway *g, const struct gateway_conf *conf, struct err 
     if (!(g->db = db_create(conf->postgres, "tinworks-gateway", e))) return -1;
     db_set_patience(g->db, TICK_DB_MS);
     if (!(g->store = store_create(conf->redis, conf->redis_prefix, STORE_TIMEOUT_MS, e))) return -1;
+    if (!(g->share = share_create(&g->conf, g->quota, g->flight, e))) return -1;
     if (!(g->publisher = publisher_create(&g->conf, g->flight, e))) return -1;
     if (!(g->gather = gather_create(&g->conf, e))) return -1;
     if (!(g->waiters = waiters_create(&g->conf, g->gather, g->quota, g->flight, e))) return -1;
@@ -201,6 +203,7 @@ void gateway_close(struct gateway *g)
     store_free(g->store);
     db_free(g->db);
     touched_free(g->touched);
+    share_free(g->share);
     flight_free(g->flight);
     quota_free(g->quota);
     accounts_free(g->accounts);

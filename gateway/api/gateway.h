@@ -20,6 +20,7 @@ struct cache;
 struct flight;
 struct gather;
 struct publisher;
+struct share;
 struct store;
 struct touched;
 struct waiters;
@@ -35,6 +36,7 @@ struct gateway {
     struct cache *runs, *samplers; /* owner.h */
     struct quota *quota;
     struct flight *flight;
+    struct share *share;
     struct publisher *publisher;
     struct gather *gather;
     struct waiters *waiters;

@@ -41,14 +41,17 @@ static int fill_job(struct call *c, struct job *job, const char *parent, int par
 static bool let_in(struct call *c, const struct job *job, const char *model)
 {
     int64_t now_ms = clock_mono_ms(), max = c->limits.tokens_in_flight;
-    if (flight_admit(c->g->flight, job, model, max, now_ms)) return true;
+    struct flight_room room = {max, quota_elsewhere(c->g->quota, c->account, now_ms)};
+    if (flight_admit(c->g->flight, job, model, room, now_ms)) return true;
     quota_note(c->g->quota, c->account, QUOTA_TOKENS, max, now_ms);
     atomic_fetch_add(&c->g->counts.limited, 1);
     http_answer_retry(
         c->r, 429, FULL_RETRY_S,
         "this account has %" PRId64 " tokens in line and running, with this call's %" PRId64
         " it would be more than its %" PRId64 "; try again as they are done, waiting costs nothing",
-        flight_tokens(c->g->flight, c->account), job->tokens, max);
+        flight_tokens(c->g->flight, c->account) +
+            (job_kind_is_train(job->kind) ? 0 : room.elsewhere),
+        job->tokens, max);
     return false;
 }
 

@@ -33,7 +33,7 @@ struct store {
     int timeout_ms;
     redisContext *redis;
     int socket_timeout_ms; /* what the socket has now */
-    struct script settle, counters;
+    struct script settle, counters, share;
 };
 
 #define TEXT_OF_(x) #x
@@ -64,6 +64,33 @@ static const char counters_text[] =
     "for i = 1, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end\n"
     "redis.call('EXPIRE', KEYS[1], " COUNTERS_TTL_S ")\n"
     "return 1\n";
+
+/* Times are microseconds, which a Lua number holds exactly for centuries, and are written without an
+ * exponent. */
+static const char share_text[] =
+    "local clock = redis.call('TIME')\n"
+    "local now = clock[1] * 1000000 + clock[2]\n"
+    "local mine = 'tokens:' .. ARGV[1]\n"
+    "local out = {}\n"
+    "for i = 1, #KEYS do\n"
+    "  local a = 3 * i\n"
+    "  local even = tonumber(redis.call('HGET', KEYS[i], 'even') or now)\n"
+    "  if even < now then even = now end\n"
+    "  even = even + ARGV[a] * ARGV[a + 1]\n"
+    "  redis.call('HSET', KEYS[i], 'even', string.format('%.0f', even),\n"
+    "             mine, string.format('%s %.0f', ARGV[a + 2], now))\n"
+    "  local elsewhere = 0\n"
+    "  local all = redis.call('HGETALL', KEYS[i])\n"
+    "  for f = 1, #all, 2 do\n"
+    "    local tokens, at = string.match(all[f + 1], '^(%d+) (%d+)$')\n"
+    "    if tokens and now - at > tonumber(ARGV[2]) then redis.call('HDEL', KEYS[i], all[f])\n"
+    "    elseif tokens and all[f] ~= mine then elsewhere = elsewhere + tokens end\n"
+    "  end\n"
+    "  redis.call('EXPIRE', KEYS[i], math.ceil((even - now) / 1000000) + 60)\n"
+    "  out[2 * i - 1] = even - now\n"
+    "  out[2 * i] = elsewhere\n"
+    "end\n"
+    "return out\n";
 
 /* ---------------------------------------------------------------- url */
 
@@ -126,6 +153,7 @@ struct store *store_create(const char *url, const char *prefix, int timeout_ms, 
     s->timeout_ms = timeout_ms;
     s->settle.text = settle_text;
     s->counters.text = counters_text;
+    s->share.text = share_text;
     /* The url may hold a password, so the text does not quote it. */
     if (parse_url(s, url) < 0) {
         err_set(e, ERR_USER,
@@ -153,6 +181,7 @@ static void disconnect(struct store *s)
     s->redis = NULL;
     s->settle.sha[0] = '\0';
     s->counters.sha[0] = '\0';
+    s->share.sha[0] = '\0';
 }
 
 void store_free(struct store *s)
@@ -718,6 +747,51 @@ int store_group_after(struct store *s, const char *group, const char *topic, int
     int count = show_group(r, seen, arg);
     freeReplyObject(r);
     return count;
+}
+
+/* ---------------------------------------------------------------- what accounts use */
+
+static int read_shares(redisReply *r, struct use *uses, int count, struct err *e)
+{
+    if (r->type != REDIS_REPLY_ARRAY || r->elements != 2 * (size_t)count)
+        return unexpected("EVALSHA", r, e);
+    for (int i = 0; i < count; i++) {
+        uses[i].ahead_us = r->element[2 * i]->integer;
+        uses[i].elsewhere = r->element[2 * i + 1]->integer;
+    }
+    freeReplyObject(r);
+    return 0;
+}
+
+int store_share(struct store *s, const char *gateway, int stale_ms, struct use *uses, int count,
+                struct err *e)
+{
+    char keys[USES_MAX][KEY_SIZE], numbers[USES_MAX][3][24], keys_count[16], stale[24];
+    const char *argv[5 + 4 * USES_MAX];
+    size_t sizes[5 + 4 * USES_MAX];
+    int argc = 2; /* EVALSHA and the hash come later */
+    if (count < 1 || count > USES_MAX)
+        return err_set(e, ERR_BUG, "%d accounts at once, expected 1 to %d", count, USES_MAX);
+    snprintf(keys_count, sizeof keys_count, "%d", count);
+    snprintf(stale, sizeof stale, "%" PRId64, (int64_t)stale_ms * 1000);
+    argv[argc++] = keys_count;
+    for (int i = 0; i < count; i++) {
+        if (key_make(s, keys[i], "use:", uses[i].account, "", e) < 0) return -1;
+        argv[argc++] = keys[i];
+    }
+    argv[argc++] = gateway;
+    argv[argc++] = stale;
+    for (int i = 0; i < count; i++) {
+        const int64_t values[3] = {uses[i].requests, uses[i].step_us, uses[i].tokens};
+        for (int k = 0; k < 3; k++) {
+            snprintf(numbers[i][k], sizeof numbers[i][k], "%" PRId64, values[k]);
+            argv[argc++] = numbers[i][k];
+        }
+    }
+    for (int i = 2; i < argc; i++)
+        sizes[i] = strlen(argv[i]);
+    redisReply *r = script_run(s, &s->share, argc, argv, sizes, e);
+    return r ? read_shares(r, uses, count, e) : -1;
 }
 
 /* ---------------------------------------------------------------- counters */

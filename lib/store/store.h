@@ -10,6 +10,8 @@
  *   worker:{slot}               hash of counters, EX 30 s
  *   gateway:{id}                hash of counters, EX 30 s
  *   queue:{model}               hash: waiting (requests asked and not answered), workers (with a lease); EX 30 s
+ *   use:{account}               hash: even (see below), and for each gateway "tokens time" of what it has in
+ *                               flight; EX a minute longer than even lies ahead
  * A struct store is one connection; one thread at a time.  It reconnects by itself: a call that met a lost
  * connection returns ERR_RETRY and the next call tries anew.  Every command has a timeout.
  * The process must ignore SIGPIPE (stop_on_signals does). */
@@ -86,6 +88,23 @@ int store_wait_settled(struct store *s, char last[STORE_STREAM_ID_SIZE], int wai
 typedef void group_seen(void *arg, int64_t offset, const char *status, const char *id);
 int store_group_after(struct store *s, const char *group, const char *topic, int partition, int64_t from, int max,
                       int64_t *complete_from, group_seen *seen, void *arg, struct err *e) WARN_UNUSED;
+
+/* ---------------------------------------------------------------- what accounts use */
+
+#define USES_MAX 128
+
+/* What one gateway tells of an account, and what it learns of all of them together. */
+struct use {
+    const char *account;
+    int64_t requests, step_us; /* new ones since it told last, and a minute divided by the account's limit */
+    int64_t tokens;            /* that it has in flight now */
+    int64_t ahead_us;          /* out: the account's requests, spread out evenly, reach so far ahead of now */
+    int64_t elsewhere;         /* out: tokens that the other gateways have in flight */
+};
+/* Up to USES_MAX accounts in one script, by Redis' clock.  gateway is a name that no other has; one that has not told for
+ * stale_ms has nothing in flight. */
+int store_share(struct store *s, const char *gateway, int stale_ms, struct use *uses, int count,
+                struct err *e) WARN_UNUSED;
 
 /* ---------------------------------------------------------------- counters */
 

@@ -386,6 +386,69 @@ static void a_url_that_is_none_is_refused_without_quoting_it(void **state)
     }
 }
 
+static void share(struct store *s, const char *gateway, struct use *use)
+{
+    struct err e = {0};
+    check(store_share(s, gateway, 600000, use, 1, &e), &e);
+}
+
+/* It reaches so far ahead, less what has passed since. */
+static void check_ahead(const struct use *u, int64_t ahead_s)
+{
+    assert_in_range(u->ahead_us, (ahead_s - 25) * 1000000, ahead_s * 1000000);
+}
+
+static void gateways_count_an_accounts_requests_together(void **state)
+{
+    struct use here = {.account = "a", .requests = 30, .step_us = 1000000};
+    struct use there = {.account = "a", .requests = 40, .step_us = 1000000};
+    struct use other = {.account = "b", .requests = 1, .step_us = 60000000};
+    share(store, "1", &here);
+    check_ahead(&here, 30);
+    share(store, "2", &there);
+    check_ahead(&there, 70);
+    share(store, "1", &other);
+    check_ahead(&other, 60);
+    here.requests = 0;
+    share(store, "1", &here);
+    check_ahead(&here, 70);
+}
+
+static void gateways_see_each_others_tokens_in_flight(void **state)
+{
+    struct use here = {.account = "a", .tokens = 100}, there = {.account = "a", .tokens = 20};
+    struct err e = {0};
+    share(store, "1", &here);
+    assert_int_equal(here.elsewhere, 0);
+    share(store, "2", &there);
+    assert_int_equal(there.elsewhere, 100);
+    share(store, "3", &there);
+    assert_int_equal(there.elsewhere, 120);
+    here.tokens = 0;
+    share(store, "1", &here);
+    assert_int_equal(here.elsewhere, 40);
+    share(store, "2", &there);
+    assert_int_equal(there.elsewhere, 20);
+    clock_sleep_ms(20);
+    check(store_share(store, "1", 10, &here, 1, &e), &e); /* the others are silent */
+    assert_int_equal(here.elsewhere, 0);
+}
+
+static void many_accounts_are_told_of_at_once(void **state)
+{
+    static char names[USES_MAX][16];
+    struct use uses[USES_MAX];
+    struct err e = {0};
+    for (int i = 0; i < USES_MAX; i++) {
+        snprintf(names[i], sizeof names[i], "account %d", i);
+        uses[i] = (struct use){.account = names[i], .tokens = i};
+    }
+    check(store_share(store, "1", 600000, uses, USES_MAX, &e), &e);
+    check(store_share(store, "2", 600000, uses, USES_MAX, &e), &e);
+    for (int i = 0; i < USES_MAX; i++)
+        assert_int_equal(uses[i].elsewhere, i);
+}
+
 int main(void)
 {
     url = getenv("TINWORKS_REDIS");
@@ -404,6 +467,9 @@ int main(void)
         WITH_STORE(a_waiter_sees_each_future_settled_after_it_began),
         WITH_STORE(a_blocked_waiter_is_woken),
         WITH_STORE(counters_can_be_set_and_set_again),
+        WITH_STORE(gateways_count_an_accounts_requests_together),
+        WITH_STORE(gateways_see_each_others_tokens_in_flight),
+        WITH_STORE(many_accounts_are_told_of_at_once),
         cmocka_unit_test(a_silent_server_is_try_again),
         cmocka_unit_test(a_wrong_password_is_told_apart),
         cmocka_unit_test(a_url_that_is_none_is_refused_without_quoting_it),

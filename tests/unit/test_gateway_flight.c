@@ -33,13 +33,13 @@ static struct job job_of(const char *account, const char *parent, enum job_kind 
 static bool pass(struct flight *f, const char *run, int64_t seq, int64_t tokens)
 {
     struct job j = job_of("a", run, JOB_FORWARD_BACKWARD, seq, tokens);
-    return flight_admit(f, &j, "m", MAX, 0);
+    return flight_admit(f, &j, "m", (struct flight_room){MAX, 0}, 0);
 }
 
 static void born(struct flight *f, const char *run)
 {
     struct job j = job_of("a", run, JOB_CREATE, 0, 0);
-    assert_true(flight_admit(f, &j, "m", MAX, 0));
+    assert_true(flight_admit(f, &j, "m", (struct flight_room){MAX, 0}, 0));
 }
 
 static void done(struct flight *f, const char *run, int64_t seq)
@@ -51,7 +51,7 @@ static void done(struct flight *f, const char *run, int64_t seq)
 static bool sample(struct flight *f, const char *account, int64_t seq, int64_t tokens)
 {
     struct job j = job_of(account, "s:sample:0", JOB_SAMPLE, seq, tokens);
-    return flight_admit(f, &j, "m", MAX, 0);
+    return flight_admit(f, &j, "m", (struct flight_room){MAX, 0}, 0);
 }
 
 static void a_full_account_waits_until_something_is_done(void **state)
@@ -75,6 +75,45 @@ static void whoever_has_nothing_in_flight_is_let_in_whatever_its_size(void **sta
     assert_true(sample(f, "a", 0, 50 * MAX));
     assert_false(sample(f, "a", 1, 1));
     assert_true(sample(f, "b", 0, 1)); /* another account's */
+    flight_free(f);
+}
+
+/* A sample can wait for what the others have in flight; a training call may be what that waits for. */
+static void samples_wait_for_other_gateways_and_training_does_not(void **state)
+{
+    struct flight *f = flight_for_test();
+    struct flight_room full = {MAX, 900};
+    struct job drawn = job_of("a", "s:sample:0", JOB_SAMPLE, 0, 200);
+    struct job small = job_of("a", "s:sample:0", JOB_SAMPLE, 1, 100);
+    struct job pass_1 = job_of("a", "s:train:0", JOB_FORWARD_BACKWARD, 1, 200);
+    born(f, "s:train:0");
+    assert_false(flight_admit(f, &drawn, "m", full, 0));
+    assert_true(flight_admit(f, &pass_1, "m", full, 0));
+    assert_false(flight_admit(f, &small, "m", full, 0));
+    done(f, "s:train:0", 1);
+    assert_true(flight_admit(f, &small, "m", full, 0));
+    assert_true(flight_admit(f, &drawn, "m", (struct flight_room){MAX, 0}, 0));
+    flight_free(f);
+}
+
+static void accounts_with_tokens_are_named_round_and_round(void **state)
+{
+    struct flight *f = flight_for_test();
+    struct flight_holding some[2];
+    int seen[5] = {0};
+    char name[2] = "a";
+    assert_int_equal(flight_holdings(f, some, 2), 0);
+    for (int i = 0; i < 5; i++, name[0]++)
+        assert_true(sample(f, name, i, 10 + i));
+    for (int round = 0; round < 5; round++) {
+        int n = flight_holdings(f, some, 2);
+        for (int i = 0; i < n; i++) {
+            assert_int_equal(some[i].tokens, 10 + some[i].account[0] - 'a');
+            seen[some[i].account[0] - 'a']++;
+        }
+    }
+    for (int i = 0; i < 5; i++)
+        assert_true(seen[i] >= 1);
     flight_free(f);
 }
 
@@ -163,7 +202,7 @@ static void calls_without_tokens_are_let_in_and_keep_the_count_of_numbers(void *
     struct job step = job_of("a", "s:train:0", JOB_OPTIM_STEP, 2, 0);
     born(f, "s:train:0");
     assert_true(pass(f, "s:train:0", 1, 900));
-    assert_true(flight_admit(f, &step, "m", MAX, 0));
+    assert_true(flight_admit(f, &step, "m", (struct flight_room){MAX, 0}, 0));
     assert_true(flight_knows(f, "s:train:0", 2));
     assert_false(flight_knows(f, "s:train:0", 3));
     assert_false(pass(f, "s:train:0", 3, 900));
@@ -184,7 +223,7 @@ static void jobs_of_whose_end_nobody_told_are_asked_for_again_and_again(void **s
 {
     struct flight *f = flight_for_test();
     struct job j = job_of("a", "s:sample:0", JOB_SAMPLE, 0, 10);
-    assert_true(flight_admit(f, &j, "m", MAX, 0));
+    assert_true(flight_admit(f, &j, "m", (struct flight_room){MAX, 0}, 0));
     check_due(f, FLIGHT_CHECK_MS - 1, NULL);
     for (int round = 1; round < 4; round++) {
         check_due(f, round * FLIGHT_CHECK_MS,
@@ -204,7 +243,7 @@ static void they_are_asked_for_by_their_place_in_the_log(void **state)
     struct job j = job_of("a", "s:train:0", JOB_FORWARD, 1, 10);
     j.partition = 3;
     flight_published(f, j.id, 5); /* not in flight here: nothing */
-    assert_true(flight_admit(f, &j, "org/a \"model\"", MAX, 0));
+    assert_true(flight_admit(f, &j, "org/a \"model\"", (struct flight_room){MAX, 0}, 0));
     assert_int_equal(flight_jobs(f), 1);
     flight_published(f, j.id, 0);
     check_due(f, FLIGHT_CHECK_MS,
@@ -221,7 +260,7 @@ static void beyond_its_bound_jobs_are_not_counted(void **state)
     struct flight *f = flight_for_test();
     for (int i = 0; i < FLIGHT_JOBS_MAX + 100; i++) {
         struct job j = job_of("a", "s:sample:0", JOB_SAMPLE, i, 1);
-        assert_true(flight_admit(f, &j, "m", 0, 0));
+        assert_true(flight_admit(f, &j, "m", (struct flight_room){0, 0}, 0));
     }
     assert_int_equal(flight_tokens(f, "a"), FLIGHT_JOBS_MAX);
     flight_free(f);
@@ -232,6 +271,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_account_waits_until_something_is_done),
         cmocka_unit_test(whoever_has_nothing_in_flight_is_let_in_whatever_its_size),
+        cmocka_unit_test(samples_wait_for_other_gateways_and_training_does_not),
+        cmocka_unit_test(accounts_with_tokens_are_named_round_and_round),
         cmocka_unit_test(a_repeated_call_is_counted_once_and_never_refused),
         cmocka_unit_test(chunks_that_come_before_the_first_one_are_let_in),
         cmocka_unit_test(what_comes_far_too_early_is_refused),
