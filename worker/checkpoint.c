@@ -65,6 +65,11 @@ static int name_check(struct worker *w, const struct task *t, const struct save_
     return 0;
 }
 
+static void path_of(const struct worker *w, const struct saved *s, char out[FOLDER_PATH_MAX])
+{
+    snprintf(out, FOLDER_PATH_MAX, "%s/%s", w->conf->data, s->dir);
+}
+
 static int write_files(struct worker *w, const struct task *t, struct saved *s, struct err *e)
 {
     char path[FOLDER_PATH_MAX], account[TENANT_SIZE], run[ID_SIZE];
@@ -73,7 +78,7 @@ static int write_files(struct worker *w, const struct task *t, struct saved *s, 
     folder_name(run, sizeof run, t->run->id);
     snprintf(s->dir, sizeof s->dir, "checkpoints/%s/%s/%s-%s-e%s", account, run, s->seq, s->kind,
              s->epoch);
-    snprintf(path, sizeof path, "%s/%s", w->conf->data, s->dir);
+    path_of(w, s, path);
     if (folder_make_parent(path, e) < 0 || folder_remove(path, e) < 0 ||
         adapter_save(t->run->adapter, path, !is_sampler(t), &bytes, s->sha256, e) < 0) {
         if (e->kind == ERR_USER) e->kind = ERR_RETRY; /* the files are ours, not the user's */
@@ -153,17 +158,20 @@ fail:
 
 int checkpoint_save(struct worker *w, struct task *t, const struct save_request *rq, struct err *e)
 {
+    char path[FOLDER_PATH_MAX];
     struct saved s = {.kind = rq->external ? "external" : is_sampler(t) ? "sampler" : "training"};
     snprintf(s.seq, sizeof s.seq, "%" PRId64, t->job->seq);
     snprintf(s.epoch, sizeof s.epoch, "%" PRId64, t->shard->epoch);
     snprintf(s.partition, sizeof s.partition, "%d", t->shard->partition);
     if (request_check(t, rq, e) < 0 || name_check(w, t, rq, &s, e) < 0) return -1;
     if (lease_wait_good(w->lease, e) < 0 || write_files(w, t, &s, e) < 0) return -1;
+    path_of(w, &s, path);
     int64_t since = 0;
     int rc;
-    do
+    do {
+        if (folder_touch(path, e) < 0) return -1; /* swept all the same: it is written again */
         rc = write_rows(w, t, rq, &s, e);
-    while (rc < 0 && worker_again(w, &since, e));
+    } while (rc < 0 && worker_again(w, &since, e));
     if (rc == 0) err_clear(e);
     if (rc == 0) failpoint_pass("wk.after_ckptrow", t->job->id);
     /* A key that leads nowhere; the database's own words are not for clients. */

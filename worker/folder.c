@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,6 +36,12 @@ int folder_make_parent(const char *path, struct err *e)
     if (!slash || slash == parent) return 0;
     *slash = '\0';
     return folder_make(parent, e);
+}
+
+int folder_touch(const char *path, struct err *e)
+{
+    if (utimensat(AT_FDCWD, path, NULL, 0) == 0) return 0;
+    return err_set(e, ERR_RETRY, "could not touch folder \"%s\": %s", path, strerror(errno));
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)

@@ -159,7 +159,8 @@ static bool is_kept(const void *arg, const char *name)
     return sscanf(name, "%*d-%" SCNd64, &epoch) == 1 && epoch > k->epoch;
 }
 
-/* Older rows and every folder that no row names leave.  What fails here is only space. */
+/* Older rows and every folder that no row names leave.  Rows of a run that only read share a folder, so the newest of
+ * each counts: two that are kept are two states on disk.  What fails here is only space. */
 static void clean(struct worker *w, const struct run *run, struct err *e)
 {
     char keep[NUMBER_SIZE], name[ID_SIZE], path[FOLDER_PATH_MAX];
@@ -168,8 +169,10 @@ static void clean(struct worker *w, const struct run *run, struct err *e)
     snprintf(keep, sizeof keep, "%d", KEEP);
     int n = db_queryf(w->db, NULL, e,
                       "DELETE FROM run_snapshots WHERE run_id = $1 AND (seq, epoch) NOT IN"
-                      " (SELECT seq, epoch FROM run_snapshots WHERE run_id = $1"
-                      " AND damaged_at IS NULL ORDER BY seq DESC, epoch DESC LIMIT $2::int)",
+                      " (SELECT seq, epoch FROM (SELECT DISTINCT ON (dir) seq, epoch"
+                      " FROM run_snapshots WHERE run_id = $1 AND damaged_at IS NULL"
+                      " ORDER BY dir, seq DESC, epoch DESC) newest"
+                      " ORDER BY seq DESC, epoch DESC LIMIT $2::int)",
                       run->id, keep, NULL);
     if (n >= 0)
         n = db_queryf(w->db, &r, e,

@@ -13,23 +13,55 @@
 #include "base/log.h"
 #include "folder.h"
 #include "loaded.h"
+#include "map.h"
 #include "worker.h"
 
 #define LOOK_MS     200    /* between two folders of a round */
 #define FOLDERS_MAX 100000 /* of a round; the rest come in the next */
 
+/* A folder that no row names, so far. */
+struct nameless {
+    char *dir;
+    struct timespec changed; /* compared, never counted with */
+    int64_t since_ms;        /* our clock */
+    int64_t round;           /* that saw it last */
+};
+
 struct sweep {
     char **folders; /* below the data folder, still to be looked at */
     int count, room;
-    int64_t round_ms, looked_ms;
+    int64_t round_ms, looked_ms, round;
     int removed;
+    struct map *nameless; /* owned */
 };
 
 struct sweep *sweep_create(struct err *e)
 {
     struct sweep *s = calloc(1, sizeof *s);
-    if (!s) err_set(e, ERR_RETRY, "out of memory for the sweeper");
-    return s;
+    if (!s) {
+        err_set(e, ERR_RETRY, "out of memory for the sweeper");
+        return NULL;
+    }
+    s->nameless = map_create(e);
+    if (s->nameless) return s;
+    free(s);
+    return NULL;
+}
+
+static void nameless_free(struct sweep *s, struct nameless *it)
+{
+    if (!it) return;
+    map_take(s->nameless, it->dir);
+    free(it->dir);
+    free(it);
+}
+
+/* Forgets those that this round did not see any more. */
+static void nameless_trim(struct sweep *s, int64_t round)
+{
+    size_t at = 0;
+    for (struct nameless *it; (it = map_next(s->nameless, &at));)
+        if (it->round < round) nameless_free(s, it);
 }
 
 static void folders_clear(struct sweep *s)
@@ -43,6 +75,8 @@ void sweep_free(struct sweep *s)
     if (!s) return;
     folders_clear(s);
     free(s->folders);
+    nameless_trim(s, INT64_MAX);
+    map_free(s->nameless);
     free(s);
 }
 
@@ -81,13 +115,6 @@ static void find(struct sweep *s, const char *data, const char *root, int depth)
     closedir(dir);
 }
 
-static bool old(const struct worker *w, const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode) &&
-           time(NULL) - st.st_mtime > w->conf->sweep_age_s;
-}
-
 /* 1: a row names it (or may yet), 0: none, -1. */
 static int in_rows(struct worker *w, const char *dir, struct err *e)
 {
@@ -97,7 +124,55 @@ static int in_rows(struct worker *w, const char *dir, struct err *e)
                      dir, NULL);
 }
 
+static bool same_time(const struct timespec *a, const struct timespec *b)
+{
+    return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+/* Has it been without a row, and untouched, for as long as an attempt may take? */
+static bool long_nameless(struct worker *w, const char *dir, const struct stat *st)
+{
+    struct sweep *s = w->sweep;
+    struct err ignored = {0};
+    int64_t now_ms = clock_mono_ms();
+    struct nameless *it = map_get(s->nameless, dir);
+    if (it) {
+        it->round = s->round;
+        if (same_time(&it->changed, &st->st_mtim))
+            return now_ms - it->since_ms > w->conf->sweep_age_s * 1000;
+        it->changed = st->st_mtim;
+        it->since_ms = now_ms;
+        return false;
+    }
+    it = calloc(1, sizeof *it);
+    if (it) it->dir = strdup(dir);
+    if (it && it->dir && map_put(s->nameless, dir, it, &ignored) == 0) {
+        it->changed = st->st_mtim;
+        it->since_ms = now_ms;
+        it->round = s->round;
+        return false;
+    }
+    if (it) free(it->dir); /* short of memory: another round will do */
+    free(it);
+    return false;
+}
+
 /* -1: the database or the disk is away, and the round with it. */
+static int consider(struct worker *w, const char *dir, const char *path, struct err *e)
+{
+    struct stat st;
+    if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode)) return 0;
+    bool due = long_nameless(w, dir, &st);
+    int named = in_rows(w, dir, e);
+    if (named < 0) return -1;
+    if (!named && !due) return 0;
+    nameless_free(w->sweep, map_get(w->sweep->nameless, dir));
+    if (named) return 0;
+    if (folder_remove(path, e) < 0) return -1;
+    w->sweep->removed++;
+    return 0;
+}
+
 static int look_at(struct worker *w, const char *folder)
 {
     char path[FOLDER_PATH_MAX], dir[FOLDER_PATH_MAX], inside[FOLDER_PATH_MAX];
@@ -105,18 +180,17 @@ static int look_at(struct worker *w, const char *folder)
     if ((size_t)snprintf(path, sizeof path, "%s/%s", w->conf->data, folder) >= sizeof path) return 0;
     DIR *d = opendir(path);
     if (!d) return 0;
-    for (struct dirent *entry; e.kind == ERR_NONE && (entry = readdir(d));) {
+    int rc = 0;
+    for (struct dirent *entry; rc == 0 && (entry = readdir(d));) {
         if (entry->d_name[0] == '.' || loaded_seq(entry->d_name) >= 0) continue;
         if ((size_t)snprintf(dir, sizeof dir, "%s/%s", folder, entry->d_name) >= sizeof dir ||
             (size_t)snprintf(inside, sizeof inside, "%s/%s", w->conf->data, dir) >= sizeof inside)
             continue;
-        if (!old(w, inside) || in_rows(w, dir, &e) != 0) continue;
-        if (folder_remove(inside, &e) == 0) w->sweep->removed++;
+        rc = consider(w, dir, inside, &e);
     }
     closedir(d);
-    if (!e.kind) return 0;
-    log_warn("sweep.postponed", "folder=%s why=\"%s\"", folder, e.text);
-    return -1;
+    if (rc < 0) log_warn("sweep.postponed", "folder=%s why=\"%s\"", folder, e.text);
+    return rc;
 }
 
 void sweep_look(struct worker *w, int64_t now_ms)
@@ -126,14 +200,17 @@ void sweep_look(struct worker *w, int64_t now_ms)
     s->looked_ms = now_ms;
     if (!s->count && now_ms - s->round_ms >= w->conf->sweep_every_ms) {
         s->round_ms = now_ms;
+        s->round++;
         find(s, w->conf->data, "snapshots", 1);
         find(s, w->conf->data, "checkpoints", 2);
     }
     if (!s->count) return;
     char *folder = s->folders[--s->count];
-    if (look_at(w, folder) < 0) folders_clear(s);
+    bool whole = look_at(w, folder) == 0;
     free(folder);
+    if (!whole) folders_clear(s);
     if (s->count) return;
+    if (whole) nameless_trim(s, s->round);
     if (s->removed) log_info("sweep.done", "removed=%d", s->removed);
     s->removed = 0;
 }

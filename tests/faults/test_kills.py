@@ -317,6 +317,28 @@ def test_K12_a_replayed_save_does_not_hide_a_newer_one(world):
     inspect(world).check()
 
 
+def test_K12_a_checkpoint_whose_row_has_to_wait_is_not_swept(fresh_world):
+    """Postgres refuses the row again and again, for longer than a folder without one is left alone."""
+    world, worker = fresh_world, fresh_world["worker"]
+    model = Raw(world.base_url, world.account("waits")[1]).session().model(world.model)
+    model.results()
+    worker.arm("db.spoil", "err", match="tinworks-worker", keep=True)
+    save = model.save("x")
+    home = world.home / "data" / "checkpoints"
+    [waiting] = wait_for(lambda: list(home.glob("*/*/1-training-e[0-9]/adapter_config.json")), "the files")
+    world.process("worker", "worker2", sweep_every_ms=100, sweep_age_s=1).start()
+    for _ in range(3):  # one that nobody waits for, beside it
+        left = waiting.parent.with_name("9-training-e0")
+        left.mkdir()
+        wait_for(lambda: not left.exists(), "a folder without a row to be swept")
+    assert not world.sql("select 1 from checkpoints")
+    worker.disarm("db.spoil")
+    model.raw.result(save)
+    assert waiting.exists()
+    world["worker2"].drain()
+    inspect(world).check()
+
+
 @pytest.mark.timeout(7200)
 def test_K13_worker_killed_again_and_again(world, survives):
     """20 times, at seeded moments while the work goes on; 200 times in one long run: test_curve.py."""

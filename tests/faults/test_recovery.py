@@ -87,6 +87,32 @@ def test_P6_a_damaged_snapshot_is_stepped_behind(users):
     assert world.counters("worker:0")["digest_mismatches"] == 0
 
 
+def test_P6_two_snapshots_that_are_kept_are_two_folders(users):
+    """Also of a run that only reads in between, whose snapshots share the files of the last one."""
+    world, hurt, whole = users
+    for first in (0, 1):
+        assert train(hurt, 1, first) == train(whole, 1, first)
+        assert world["worker"].drain() == 0
+        world["worker"].start()
+    for _ in range(2):
+        hurt.forward(batch_of(5), "cross_entropy").result()
+        assert world["worker"].drain() == 0
+        world["worker"].start()
+    world["worker"].kill()
+    rows = world.sql("select dir from run_snapshots where run_id = %s order by seq", hurt.model_id)
+    assert len(rows) == 2 and rows[0] != rows[1]
+    file = world.home / "data" / rows[1][0] / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    world["worker"].start()
+    world.supervise()
+    assert train(hurt, 1, 2) == train(whole, 1, 2)
+    world.unsupervise()
+    assert ("worker", 75) in world.exits
+    known = [line for line in world["worker"].log.read_text().splitlines() if " run.loaded run=" + hurt.model_id in line]
+    assert known and known[-1].split(" seq=")[1].split()[0] == "2"  # not from the beginning
+    assert world.counters("worker:0")["digest_mismatches"] == 0
+
+
 def test_other_arithmetic_is_refused_and_an_operator_may_accept_it(users):
     world, run, _ = users
     train(run, 1)
