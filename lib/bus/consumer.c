@@ -94,13 +94,15 @@ static struct bus_consumer *create(const char *brokers, const char *client_id,
     return c;
 }
 
+/* librdkafka stops to fetch when ahead_kbytes lie in its queue unpacked, but what one fetch brings is
+ * bounded as it was packed, and is unpacked whole.  So a fetch asks for little.  A record of ours packs
+ * to half a KiB at least, which its ids and its digest take: 32 KiB of a partition are 64 records at
+ * most.  A larger record comes all the same, alone. */
 struct bus_consumer *bus_consumer_create(const char *brokers, const char *client_id, struct err *e)
 {
-    char record_max[32];
-    snprintf(record_max, sizeof record_max, "%u", BUS_RECORD_MAX + BUS_FRAME_MAX);
     return create(brokers, client_id,
                   &(struct appetite){.wait_ms = "100",
-                                     .fetch_bytes = record_max,
+                                     .fetch_bytes = "32768",
                                      .ahead_messages = "10000",
                                      .ahead_kbytes = "16384"},
                   e);
