@@ -32,7 +32,7 @@ static void finish(struct worker *w, struct task *t)
     order_done(run->order, t->job->seq);
     run->used_ms = clock_mono_ms();
     schedule_done(w->schedule, t, clock_mono_us());
-    worker_held(w, -(int64_t)t->job->size);
+    worker_held(w, t->shard, -(int64_t)t->job->size);
     task_free(t);
 }
 

@@ -73,7 +73,7 @@ static void expire_task(void *arg, void *item)
              x->missing);
     schedule_forget(x->w->schedule, t);
     if (x->rc == 0 && !t->known) x->rc = publish_failed(x->w, t, text, x->e);
-    worker_held(x->w, -(int64_t)t->job->size);
+    worker_held(x->w, t->shard, -(int64_t)t->job->size);
     task_free(t);
 }
 
@@ -108,7 +108,7 @@ static int hold(struct worker *w, struct run *run, struct task *t, struct err *e
     t->run = run;
     t->cls = execute_class(t->job->kind);
     if (shard_job(t->shard, t->job->offset, run, t->job->seq, e) < 0) return -1;
-    worker_held(w, (int64_t)t->job->size);
+    worker_held(w, t->shard, (int64_t)t->job->size);
     return schedule_task(w->schedule, t, e);
 }
 
@@ -170,7 +170,7 @@ static int settle_fresh(struct worker *w, struct err *e)
     for (int i = 0; i < count; i++) {
         struct task *t = w->fresh[i];
         if (results[i] < 0 || mutation("books")) {
-            worker_held(w, (int64_t)t->job->size);
+            worker_held(w, t->shard, (int64_t)t->job->size);
             sampling_add(w, t);
             continue;
         }

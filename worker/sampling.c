@@ -127,6 +127,15 @@ bool sampling_active(const struct worker *w)
     return w->sampling->first || w->sampling->running;
 }
 
+bool sampling_active_of(const struct worker *w, const struct shard *s)
+{
+    for (const struct waiting *it = w->sampling->first; it; it = it->next)
+        if (it->task->shard == s) return true;
+    for (const struct request *r = w->sampling->running; r; r = r->next)
+        if (r->task->shard == s) return true;
+    return false;
+}
+
 bool sampling_alone(const struct worker *w)
 {
     return w->sampling->alone;
@@ -147,7 +156,7 @@ static struct task *unlink_waiting(struct sampling *s, struct waiting **at)
 static int finish(struct worker *w, struct task *t, struct err *e)
 {
     int rc = t->suspect ? suspect_end(w, t->job->id, e) : 0;
-    worker_held(w, -(int64_t)t->job->size);
+    worker_held(w, t->shard, -(int64_t)t->job->size);
     task_free(t);
     return rc;
 }
@@ -302,7 +311,7 @@ static int admit_suspect(struct worker *w, struct waiting *it, struct err *e)
     it->counted = true;
     if (!given_up) return ADMIT_GO;
     unlink_waiting(s, &s->first);
-    worker_held(w, -(int64_t)t->job->size);
+    worker_held(w, t->shard, -(int64_t)t->job->size);
     task_free(t); /* the count stays until the verdict is old */
     return ADMIT_ANSWERED;
 }

@@ -13,6 +13,7 @@
 #include "task.h"
 
 struct worker;
+struct shard;
 struct sampling;
 
 struct sampling *sampling_create(struct err *e);
@@ -26,8 +27,9 @@ void sampling_add(struct worker *w, struct task *take_task);
 /* A wish of the client: a job that still waits is answered as cancelled, another one goes on. */
 int sampling_cancel(struct worker *w, const char *job_id, struct err *e) WARN_UNUSED;
 
-/* Anything waiting or running? */
+/* Anything waiting or running?  And of that shard? */
 bool sampling_active(const struct worker *w);
+bool sampling_active_of(const struct worker *w, const struct shard *s);
 
 /* Does a job run that must have no company, training included? */
 bool sampling_alone(const struct worker *w);

@@ -188,6 +188,13 @@ bool schedule_ready(const struct schedule *s)
     return false;
 }
 
+bool schedule_ready_of(const struct schedule *s, const struct shard *shard)
+{
+    for (const struct run *run = s->busy_first; run; run = run->busy_next)
+        if (run->shard == shard && head(run)) return true;
+    return false;
+}
+
 /* ---------------------------------------------------------------- plans */
 
 void schedule_plan(struct schedule *s, struct batch *take_plan, int64_t now_us)

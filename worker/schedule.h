@@ -63,8 +63,9 @@ int schedule_next(struct schedule *s, bool alone, int64_t now_us, struct task **
 /* A pass took that long; its share is what a pass may wait for company. */
 void schedule_pass_took(struct schedule *s, int64_t us);
 
-/* Is there any job that could run now? */
+/* Is there any job that could run now?  And any of that shard? */
 bool schedule_ready(const struct schedule *s);
+bool schedule_ready_of(const struct schedule *s, const struct shard *shard);
 const struct schedule_stats *schedule_stats(const struct schedule *s);
 
 #endif

@@ -29,6 +29,8 @@ struct shard {
     struct progress_at written; /* what the row says */
     int64_t next_job, jobs_end; /* next job offset to read; where the log ended when we came */
     bool caught_up;
+    int64_t held_bytes;         /* payloads of its jobs in hand */
+    bool waits;                 /* it is not read on, because it holds enough */
     bool clean;                 /* the owner before us drained: none of its jobs is suspect (suspect.h) */
     struct seen *seen;          /* sample: jobs that came, and those decided before us that the books may lack;
                                    train: those refused as too far ahead */

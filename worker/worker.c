@@ -27,9 +27,10 @@
 #define PLAN_PARTITIONS SLOTS_MAX
 #define DLQ_PARTITIONS  1
 
-void worker_held(struct worker *w, int64_t bytes)
+void worker_held(struct worker *w, struct shard *s, int64_t bytes)
 {
     w->held_bytes += bytes;
+    s->held_bytes += bytes;
 }
 
 bool worker_again(struct worker *w, int64_t *since_ms, const struct err *e)
@@ -323,10 +324,36 @@ static int shards_changed(struct worker *w, struct err *e)
     return 0;
 }
 
-static bool held_enough(const struct worker *w)
+static bool has_work(const struct worker *w, const struct shard *s)
 {
-    return w->held_bytes > w->conf->held_mb << 20 &&
-           (schedule_ready(w->schedule) || sampling_active(w));
+    return s->stream == STREAM_TRAIN ? schedule_ready_of(w->schedule, s)
+                                     : sampling_active_of(w, s);
+}
+
+/* Half of held_mb is for whoever comes first, the other half is shared evenly by the shards: together
+ * they hold no more than all of it and a read, and one that holds a lot keeps no other one waiting.  A
+ * shard with nothing to do is read on: what its jobs wait for lies further on. */
+static bool held_enough(const struct worker *w, const struct shard *s)
+{
+    int64_t half = (w->conf->held_mb << 20) / 2, share = half / w->shard_count;
+    if (s->waits) { /* not at every turn another way */
+        half = half * 3 / 4;
+        share = share * 3 / 4;
+    }
+    return w->held_bytes > half && s->held_bytes > share && has_work(w, s);
+}
+
+static int read_or_wait(struct worker *w, struct err *e)
+{
+    for (int i = 0; i < w->shard_count; i++) {
+        struct shard *s = w->shards[i];
+        bool waits = held_enough(w, s);
+        if (waits == s->waits) continue;
+        s->waits = waits;
+        const char *topic = w->jobs_topic[s->stream];
+        if ((waits ? bus_pause : bus_resume)(w->in, topic, s->partition, e) < 0) return -1;
+    }
+    return intake(w, w->wait_ms, e);
 }
 
 static int train_turn(struct worker *w, bool alone, int64_t *wait_us, struct err *e)
@@ -377,7 +404,7 @@ static void count_plans(struct worker *w)
 int worker_turn(struct worker *w, struct err *e)
 {
     if (shards_changed(w, e) < 0) return -1;
-    if (!held_enough(w) && intake(w, w->wait_ms, e) < 0) return -1;
+    if (read_or_wait(w, e) < 0) return -1;
     if (work(w, e) < 0) return -1;
     if (publish_collect(w, e) < 0) return -1;
     count_plans(w);

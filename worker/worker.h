@@ -67,8 +67,8 @@ int worker_drain(struct worker *w, struct err *e) WARN_UNUSED;
 /* Closes what was opened, in reverse, and gives the shards up. */
 void worker_close(struct worker *w, enum lease_end how);
 
-/* Payload bytes that came into our hands, or (negative) left them. */
-void worker_held(struct worker *w, int64_t bytes);
+/* Payload bytes of that shard's jobs that came into our hands, or (negative) left them. */
+void worker_held(struct worker *w, struct shard *s, int64_t bytes);
 
 /* Repeats what a database that is away made fail, for as long as it is: the state in memory is worth more than the wait.
  * True: try again (a pause has been made); false: give up, it is another error, a shard is somebody else's or a stop was

@@ -105,6 +105,11 @@ void bus_consumer_free(struct bus_consumer *c);
 int bus_assign(struct bus_consumer *c, const char *topic, int partition, int64_t offset, struct err *e) WARN_UNUSED;
 int bus_unassign(struct bus_consumer *c, const char *topic, int partition, struct err *e) WARN_UNUSED;
 
+/* No more records of that partition come, and what was read ahead is dropped, until it is resumed where it was.  Doing it
+ * twice is fine. */
+int bus_pause(struct bus_consumer *c, const char *topic, int partition, struct err *e) WARN_UNUSED;
+int bus_resume(struct bus_consumer *c, const char *topic, int partition, struct err *e) WARN_UNUSED;
+
 /* Up to max messages into out, waiting up to wait_ms for the first.  Returns the count (0: none), or -1:
  * ERR_RETRY (broker away; call again) or ERR_LOST (an offset is out of range: the text names the partition). */
 int bus_poll(struct bus_consumer *c, struct bus_message **out, int max, int wait_ms, struct err *e) WARN_UNUSED;

@@ -22,6 +22,7 @@ struct part {
     rd_kafka_topic_t *rkt;
     int partition;
     int64_t next; /* records below it are left over from an earlier position */
+    bool paused;
 };
 
 struct bus_consumer {
@@ -122,7 +123,7 @@ struct bus_consumer *bus_finder_create(const char *brokers, const char *client_i
 
 static void part_stop(struct part *it)
 {
-    rd_kafka_consume_stop(it->rkt, it->partition);
+    if (!it->paused) rd_kafka_consume_stop(it->rkt, it->partition);
     rd_kafka_topic_destroy(it->rkt);
 }
 
@@ -162,7 +163,7 @@ static int part_start(struct bus_consumer *c, const char *topic, int partition, 
         rd_kafka_topic_destroy(rkt);
         return -1;
     }
-    c->parts[c->count++] = (struct part){rkt, partition, offset};
+    c->parts[c->count++] = (struct part){.rkt = rkt, .partition = partition, .next = offset};
     return 0;
 }
 
@@ -191,6 +192,28 @@ int bus_unassign(struct bus_consumer *c, const char *topic, int partition, struc
     if (!it) return err_set(e, ERR_BUG, "%s/%d is not assigned", topic, partition);
     part_stop(it);
     *it = c->parts[--c->count];
+    return 0;
+}
+
+/* Reading starts and stops whole: librdkafka's own pause keeps what it has fetched. */
+int bus_pause(struct bus_consumer *c, const char *topic, int partition, struct err *e)
+{
+    struct part *it = part_find(c, topic, partition);
+    if (!it) return err_set(e, ERR_BUG, "%s/%d is not assigned", topic, partition);
+    if (!it->paused) rd_kafka_consume_stop(it->rkt, partition);
+    it->paused = true;
+    return 0;
+}
+
+int bus_resume(struct bus_consumer *c, const char *topic, int partition, struct err *e)
+{
+    struct part *it = part_find(c, topic, partition);
+    if (!it) return err_set(e, ERR_BUG, "%s/%d is not assigned", topic, partition);
+    if (!it->paused) return 0;
+    if (rd_kafka_consume_start_queue(it->rkt, partition, it->next, c->queue) < 0)
+        return err_set(e, ERR_BUG, "cannot read %s/%d from %lld: %s", topic, partition,
+                       (long long)it->next, rd_kafka_err2str(rd_kafka_last_error()));
+    it->paused = false;
     return 0;
 }
 
@@ -290,7 +313,7 @@ static int take(struct bus_consumer *c, const rd_kafka_message_t *from, struct b
         return -1;
     }
     struct part *it = part_find(c, rd_kafka_topic_name(from->rkt), from->partition);
-    if (!it || from->offset < it->next) return 0;
+    if (!it || it->paused || from->offset < it->next) return 0;
     *out = copy_message(from, e);
     if (!*out) return -1;
     it->next = from->offset + 1;

@@ -359,6 +359,34 @@ def test_L5_a_worker_that_is_much_slower_than_its_clients(made):
     inspect(world, serve=50).check()
 
 
+def test_L5_one_shard_that_is_full_keeps_no_other_one_waiting(made):
+    """Of one worker with room for a job: a tenant's large ones wait on one shard, another tenant works on the other."""
+    world = made(train_partitions=2, held_mb=1, batch_jobs_max=1, plan_jobs_max=1)
+    worker, greedy = world["worker"], run_of(world)
+    shard = "select shard from runs where id = %s"
+    while world.sql(shard, (other := run_of(world)).id) == world.sql(shard, greedy.id):
+        pass
+    results = Log(world.brokers, [f"{world.topic_prefix}tinworks--tiny.train.results"])
+
+    def done():
+        return sum(r.headers.get("tw_run") == greedy.id for r in results.read()) - 1
+
+    worker.arm("wk.mid_batch", "delay", match=greedy.id, ms=40, keep=True)
+    worker.freeze()
+    count = len(flood(greedy, 120, padding=1_200_000))
+    worker.thaw()
+    waited = []
+    while (before := done()) < count - 20:
+        fine(other.raw.result(other.forward(CHUNKS[1])))
+        waited.append(done() - before)
+    print(f"jobs of the greedy one while the other one waited: {waited}")
+    assert len(waited) > 8, "the flood was over before anything could be seen"
+    assert sorted(waited)[len(waited) // 2] <= 4  # the one in hand, and our own look
+    worker.disarm("wk.mid_batch")
+    results.close()
+    inspect(world, serve=50).check()
+
+
 def test_L6_one_tenant_floods_and_the_quiet_ones_do_not_wait(made, full):
     jobs_max, quiet_count = 8, 100 if full else 20
     world = made(train_partitions=1, batch_jobs_max=jobs_max, plan_jobs_max=jobs_max)

@@ -406,6 +406,37 @@ static void a_full_queue_says_try_again(void **state)
     free(chunk);
 }
 
+static void a_paused_partition_is_silent_and_goes_on_where_it_was(void **state)
+{
+    struct err e = {0};
+    struct bus_message *m = NULL;
+    for (int i = 0; i < 3; i++)
+        produce(0, "here");
+    struct bus_consumer *c = consume(0, 0);
+    expect(c, 0, "here");
+    for (int twice = 0; twice < 2; twice++)
+        check(bus_pause(c, topic, 0, &e), &e);
+    check(bus_assign(c, topic, 1, 0, &e), &e);
+    produce(0, "here");
+    produce(1, "there");
+    m = next(c); /* of the other one, though those of the first came before */
+    assert_int_equal(m->partition, 1);
+    bus_message_free(m);
+    assert_int_equal(bus_poll(c, &m, 1, 300, &e), 0);
+    for (int twice = 0; twice < 2; twice++)
+        check(bus_resume(c, topic, 0, &e), &e);
+    for (int i = 1; i < 4; i++)
+        expect(c, i, "here");
+    check(bus_pause(c, topic, 0, &e), &e);
+    check(bus_assign(c, topic, 0, 2, &e), &e); /* another position is not paused */
+    expect(c, 2, "here");
+    check(bus_pause(c, topic, 0, &e), &e);
+    check(bus_unassign(c, topic, 0, &e), &e);
+    assert_int_equal(bus_pause(c, topic, 0, &e), -1);
+    assert_int_equal(e.kind, ERR_BUG);
+    bus_consumer_free(c);
+}
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED true
 #else
@@ -496,6 +527,7 @@ int main(void)
         WITH_TOPIC(an_offset_out_of_range_is_an_error_and_no_jump),
         WITH_TOPIC(offsets_can_be_looked_up_by_number_and_time),
         WITH_TOPIC(records_are_looked_up_by_their_offsets_in_one_pass),
+        WITH_TOPIC(a_paused_partition_is_silent_and_goes_on_where_it_was),
         WITH_TOPIC(what_is_read_ahead_is_bounded_however_small_it_was_packed),
         cmocka_unit_test(a_broker_that_is_away_is_try_again_and_every_ack_comes),
         cmocka_unit_test(a_full_queue_says_try_again),
