@@ -207,20 +207,22 @@ static int append(struct expiry *x, const char *run, const char *account, const 
     return 0;
 }
 
-bool expiry_consider(struct expiry *x, const char *run, const char *topic, int partition)
+int expiry_consider(struct expiry *x, const char *run, const char *topic, int partition,
+                    struct err *e)
 {
     char account[TENANT_SIZE];
-    struct err e = {0};
+    struct err why = {0};
     struct watched *it = watched_find(x, run);
-    if (x->left <= 0 || (it && clock_mono_ms() < it->ask_ms)) return false;
+    if (x->left <= 0 || (it && clock_mono_ms() < it->ask_ms)) return 0;
     x->left--;
-    if (silent(x, run, account, &e) > 0 && append(x, run, account, topic, partition, &e) == 0) {
+    if (silent(x, run, account, &why) > 0 && append(x, run, account, topic, partition, &why) == 0) {
         watched_free(x, watched_find(x, run));
-        return true;
+        return 1;
     }
-    if (e.kind) {
-        log_warn("dispatcher.expire", "run=%s error=\"%s\"", run, e.text);
-        x->left = 0;
-    }
-    return false;
+    if (!why.kind) return 0;
+    if (why.kind == ERR_LOST || why.kind == ERR_BUG)
+        return err_set(e, why.kind, "giving up run \"%s\": %s", run, why.text);
+    log_warn("dispatcher.expire", "run=%s error=\"%s\"", run, why.text);
+    x->left = 0;
+    return 0;
 }

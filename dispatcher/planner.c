@@ -457,18 +457,20 @@ static int resume_paused(struct planner *p, struct err *e)
 struct gap_context {
     struct planner *planner;
     struct slot *slot;
+    int rc; /* -1 with e: the process must leave */
+    struct err *e;
 };
 
 static void on_gap(void *arg, const char *run, int partition)
 {
     struct gap_context *ctx = arg;
     char topic[TOPIC_SIZE];
-    struct err e = {0};
-    if (topic_jobs(topic, ctx->planner->settings->topic_prefix, ctx->slot->model, STREAM_TRAIN,
-                   &e) < 0)
-        return;
-    if (expiry_consider(ctx->planner->expiry, run, topic, partition))
-        agenda_gap_mark(ctx->slot->agenda, run);
+    if (ctx->rc < 0) return;
+    ctx->rc = topic_jobs(topic, ctx->planner->settings->topic_prefix, ctx->slot->model,
+                         STREAM_TRAIN, ctx->e);
+    if (ctx->rc == 0)
+        ctx->rc = expiry_consider(ctx->planner->expiry, run, topic, partition, ctx->e);
+    if (ctx->rc > 0) agenda_gap_mark(ctx->slot->agenda, run);
 }
 
 /* For clients that wait (gateway/api/queue.h).  A Redis that is away is the resolver's to tell of.
@@ -500,9 +502,10 @@ static int tidy(struct planner *p, struct err *e)
     p->tidied_ms = now_ms;
     expiry_begin(p->expiry, now_ms);
     for (int i = 0; i < p->slot_count; i++) {
-        struct gap_context ctx = {p, p->slots[i]};
+        struct gap_context ctx = {p, p->slots[i], 0, e};
         agenda_tidy(p->slots[i]->agenda, now_ms);
         agenda_gaps(p->slots[i]->agenda, now_ms, TIDY_MS, on_gap, &ctx);
+        if (ctx.rc < 0) return -1;
         held += agenda_held(p->slots[i]->agenda);
     }
     atomic_store(&p->stats->held, held);

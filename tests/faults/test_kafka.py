@@ -180,6 +180,22 @@ def test_B04_a_producer_that_cannot_go_on(world, survives):
     assert ("worker", 75) in world.exits[before:] and ("dispatcher", 1) in world.exits[before:]
 
 
+def test_B04_a_producer_that_dies_while_a_run_is_given_up(servers):
+    """The dispatcher has nothing else to send, and leaves all the same; the next one gives the run up."""
+    world = World(servers, expire_s=1, snapshot_idle_ms=3600000, snapshot_replay_ms=3600000)
+    try:
+        world.start()
+        model, dispatcher = new_model(world, "gap"), world["dispatcher"]
+        dispatcher.arm("bus.fatal", "err", match="train.jobs")
+        held = model.gradient(tokens_of(1, 20), seq=2)
+        assert dispatcher.wait_exit() == 1 and dispatcher.says(f'giving up run "{model.id}"')
+        dispatcher.start()
+        assert b"job 1 was missing" in model.raw.result(held)[1]
+        inspect(world).check()
+    finally:
+        world.close()
+
+
 def test_B05_no_room_on_the_brokers_disk(world, servers, survives, full):
     """Every write of the broker fails, as on a full disk (a limit on its files' size does that for one process); it stops itself.
     Until there is room again submits are told to come later, polls are held, and nobody dies again and again."""
