@@ -23,6 +23,8 @@ struct run {
     int partition;
     int64_t heard_ms;
     bool gap_marked;
+    bool gap;              /* it was behind one at the last look */
+    int64_t gap_after, gap_ms; /* the seq before it; since when */
     struct item_list items;
     LIST_ENTRY(run) link;
 };
@@ -413,20 +415,35 @@ int agenda_plans(const struct agenda *a)
 
 /* ---------------------------------------------------------------- gaps */
 
-void agenda_gaps(struct agenda *a, int64_t now_ms, int64_t min_ms,
-                 void (*seen)(void *arg, const char *run, int partition), void *arg)
+/* Is it behind a gap?  Notes since when it is behind this one. */
+static bool gap_look(const struct agenda *a, struct run *run, int64_t now_ms)
+{
+    int64_t after;
+    bool before = run->gap;
+    run->gap = batcher_behind_gap(a->batcher, run->id, &after);
+    if (!run->gap || (before && run->gap_after == after)) return run->gap;
+    run->gap_after = after;
+    run->gap_ms = now_ms;
+    return true;
+}
+
+void agenda_gaps(struct agenda *a, int64_t now_ms, int64_t min_ms, int64_t overdue_ms,
+                 void (*seen)(void *arg, const char *run, int partition, bool overdue), void *arg)
 {
     struct run *run;
     LIST_FOREACH(run, &a->run_list, link)
     {
-        if (run->gap_marked || now_ms - run->heard_ms < min_ms) continue;
-        if (!batcher_behind_gap(a->batcher, run->id)) continue;
-        seen(arg, run->id, run->partition);
+        if (!gap_look(a, run, now_ms) || run->gap_marked) continue;
+        bool overdue = now_ms - run->gap_ms >= overdue_ms;
+        if (!overdue && now_ms - run->heard_ms < min_ms) continue;
+        seen(arg, run->id, run->partition, overdue);
     }
 }
 
 void agenda_gap_mark(struct agenda *a, const char *id)
 {
     struct run *run = run_find(a, id);
-    if (run) run->gap_marked = true;
+    if (!run) return;
+    run->gap_marked = true;
+    run->gap = false;
 }

@@ -23,7 +23,7 @@
 #define WATCHED_MAX 65536 /* runs that are watched at a time; more wait for their turn */
 #define MARK_SIZE   48
 #define PRODUCE_MS  5000
-#define EXPIRE_TEXT "the client is gone and a job before this one never came"
+#define EXPIRE_TEXT "a job before this one never came: the client is gone, or it took too long"
 
 /* A run behind a gap. */
 struct watched {
@@ -208,15 +208,16 @@ static int append(struct expiry *x, const char *run, const char *account, const 
 }
 
 int expiry_consider(struct expiry *x, const char *run, const char *topic, int partition,
-                    struct err *e)
+                    bool overdue, struct err *e)
 {
-    char account[TENANT_SIZE];
+    char account[TENANT_SIZE], mark[MARK_SIZE];
     struct err why = {0};
     struct watched *it = watched_find(x, run);
-    if (x->left <= 0 || (it && clock_mono_ms() < it->ask_ms)) return 0;
+    if (x->left <= 0 || (!overdue && it && clock_mono_ms() < it->ask_ms)) return 0;
     x->left--;
-    if (silent(x, run, account, &why) > 0 && append(x, run, account, topic, partition, &why) == 0) {
-        watched_free(x, watched_find(x, run));
+    int over = overdue ? last_sign(x, run, account, mark, &why) : silent(x, run, account, &why);
+    if (over > 0 && append(x, run, account, topic, partition, &why) == 0) {
+        if ((it = watched_find(x, run))) watched_free(x, it);
         return 1;
     }
     if (!why.kind) return 0;

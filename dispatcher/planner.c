@@ -461,7 +461,7 @@ struct gap_context {
     struct err *e;
 };
 
-static void on_gap(void *arg, const char *run, int partition)
+static void on_gap(void *arg, const char *run, int partition, bool overdue)
 {
     struct gap_context *ctx = arg;
     char topic[TOPIC_SIZE];
@@ -469,7 +469,7 @@ static void on_gap(void *arg, const char *run, int partition)
     ctx->rc = topic_jobs(topic, ctx->planner->settings->topic_prefix, ctx->slot->model,
                          STREAM_TRAIN, ctx->e);
     if (ctx->rc == 0)
-        ctx->rc = expiry_consider(ctx->planner->expiry, run, topic, partition, ctx->e);
+        ctx->rc = expiry_consider(ctx->planner->expiry, run, topic, partition, overdue, ctx->e);
     if (ctx->rc > 0) agenda_gap_mark(ctx->slot->agenda, run);
 }
 
@@ -504,7 +504,8 @@ static int tidy(struct planner *p, struct err *e)
     for (int i = 0; i < p->slot_count; i++) {
         struct gap_context ctx = {p, p->slots[i], 0, e};
         agenda_tidy(p->slots[i]->agenda, now_ms);
-        agenda_gaps(p->slots[i]->agenda, now_ms, TIDY_MS, on_gap, &ctx);
+        agenda_gaps(p->slots[i]->agenda, now_ms, TIDY_MS, p->settings->gap_max_s * 1000, on_gap,
+                    &ctx);
         if (ctx.rc < 0) return -1;
         held += agenda_held(p->slots[i]->agenda);
     }

@@ -33,6 +33,8 @@ int settings_read(struct settings *s, int argc, char **argv, struct err *e)
          "how often models and shards are read from Postgres"},
         {"expire_s", CONF_INT, &s->expire_s, "600", 1, 30 * 86400,
          "a run behind a gap expires when its client was silent for that long"},
+        {"gap_max_s", CONF_INT, &s->gap_max_s, "21600", 1, 6 * 86400,
+         "it expires also when the same gap stayed open for that long, whatever its client does"},
         {"guard_ms", CONF_INT, &s->guard_ms, "30000", 100, 3600000,
          "how often log retention and billing are looked at"},
         {"billing_late_s", CONF_INT, &s->billing_late_s, "300", 1, 7 * 86400,

@@ -12,7 +12,7 @@ struct settings {
     int64_t jobs_max, tokens_max, wait_ms, queue_max; /* of a slot's batcher */
     int64_t plans_max, stale_ms, forget_ms;           /* of a slot's plans */
     int64_t catalog_ms;
-    int64_t expire_s;
+    int64_t expire_s, gap_max_s;
     int64_t guard_ms, billing_late_s;
     int64_t sweep_s, keep_s, session_silent_s; /* sweep.h */
     int64_t instance;

@@ -69,7 +69,9 @@ static void expire_task(void *arg, void *item)
     struct expiry *x = arg;
     struct task *t = item;
     char text[128];
-    snprintf(text, sizeof text, "the session ended while job %" PRId64 " was missing before this",
+    snprintf(text, sizeof text,
+             "job %" PRId64 " was missing before this when the run was given up: the session ended, or "
+             "it never came",
              x->missing);
     schedule_forget(x->w->schedule, t);
     if (x->rc == 0 && !t->known) x->rc = publish_failed(x->w, t, text, x->e);

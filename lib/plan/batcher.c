@@ -615,8 +615,10 @@ int batcher_held(const struct batcher *b)
     return b->held;
 }
 
-bool batcher_behind_gap(const struct batcher *b, const char *id)
+bool batcher_behind_gap(const struct batcher *b, const char *id, int64_t *after)
 {
     struct run *run = run_find(b, id);
-    return run && run->first && !run->out && !run_offer(run);
+    if (!run || !run->first || run->out || run_offer(run)) return false;
+    *after = run->applied;
+    return true;
 }

@@ -159,6 +159,34 @@ def test_L2_a_gap_that_is_never_filled(impatient):
     inspect(world).check()
 
 
+def test_L2_a_gap_that_its_client_keeps_open(made):
+    """The client lives and sends more and more behind it.  What waits is told so and its shard goes on; the run, too."""
+    world = made(gap_max_s=2, train_partitions=1)
+    model, calm = run_of(world), run_of(world)
+    for it in (model, calm):
+        fine(it.raw.result(it.gradient(CHUNKS[0])))
+    held = [model.forward(CHUNKS[1], seq=3)]
+    while not expired(world, model.id):
+        held.append(model.forward(CHUNKS[1], seq=len(held) + 3))
+        time.sleep(0.2)
+    assert len(held) > 1
+    model.seq = len(held) + 2
+    after = fine(model.raw.result(model.forward(CHUNKS[2])))
+    facts = read_facts(world)
+    [given_up] = [job.offset for job in facts.jobs if job.kind == "expire" and job.parent == model.id]
+    for job in held:
+        if facts.accepted[job].offset > given_up:  # sent before we saw it: the gap was over
+            fine(model.raw.result(job))
+            continue
+        category, text = failure(model.raw.result(job))
+        assert category == "user" and "job 2 was missing" in text
+    assert after == calm.raw.result(calm.forward(CHUNKS[2]))
+    last = max(job.offset for job in read_facts(world).jobs)
+    passed = "select 1 from shards where stream = 'train' and resume_offset > %s"
+    wait_for(lambda: world.sql(passed, last), "the shard to pass them")
+    inspect(world).check()
+
+
 def test_L3_a_gap_that_is_filled_in_the_last_moment(impatient):
     """Once before the time is over, and once when the dispatcher has decided and not written yet: the log decides."""
     world, dispatcher = impatient, impatient["dispatcher"]

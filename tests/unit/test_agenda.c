@@ -204,17 +204,40 @@ static void too_many_waiting_jobs_are_left_in_the_log(void **state)
     agenda_free(a);
 }
 
-static void see(void *arg, const char *run, int partition)
+static void see(void *arg, const char *run, int partition, bool overdue)
 {
     strcat(arg, run);
+    if (overdue) strcat(arg, "!");
     assert_int_equal(partition, run[0] - 'a');
 }
 
 static void assert_gaps(struct agenda *a, int64_t now_ms, const char *expected)
 {
     char seen[128] = "";
-    agenda_gaps(a, now_ms, 50, see, seen);
+    agenda_gaps(a, now_ms, 50, 1000, see, seen);
     assert_string_equal(seen, expected);
+}
+
+/* More of it comes all the time, and the missing one does not. */
+static void a_gap_that_is_kept_open_is_overdue_one_day(void **state)
+{
+    struct agenda *a = agenda_for_test();
+    decided(a, "a", 1, JOB_FORWARD, 0);
+    for (int i = 0; i <= 5; i++) {
+        asked(a, "a", 3 + i, JOB_FORWARD, 200 * i);
+        assert_gaps(a, 200 * i, i < 5 ? "" : "a!");
+    }
+    agenda_gap_mark(a, "a");
+    asked(a, "a", 60, JOB_FORWARD, 1010); /* heard of again; the gap counts anew */
+    assert_gaps(a, 1010, "");
+    assert_gaps(a, 1100, "a");
+    asked(a, "a", 2, JOB_FORWARD, 1200); /* it came, and the next one did not */
+    decided(a, "a", 2, JOB_FORWARD, 1200);
+    for (int seq = 3; seq <= 8; seq++)
+        decided(a, "a", seq, JOB_FORWARD, 1900);
+    asked(a, "a", 61, JOB_FORWARD, 2005);
+    assert_gaps(a, 2010, "");
+    agenda_free(a);
 }
 
 static void a_run_behind_a_gap_is_shown_until_it_is_marked_or_heard_of(void **state)
@@ -285,6 +308,7 @@ int main(void)
         cmocka_unit_test(another_owner_means_starting_over_with_that_shard_only),
         cmocka_unit_test(control_records_and_copies_are_not_planned),
         cmocka_unit_test(too_many_waiting_jobs_are_left_in_the_log),
+        cmocka_unit_test(a_gap_that_is_kept_open_is_overdue_one_day),
         cmocka_unit_test(a_run_behind_a_gap_is_shown_until_it_is_marked_or_heard_of),
         cmocka_unit_test(nothing_is_planned_twice_and_nothing_stays),
     };

@@ -151,10 +151,11 @@ static void a_gap_holds_a_run_back_and_nobody_else(void **state)
     add(b, "x", "other", 1, CLASS_PASS, "other", 0);
     assert_batch(b, 100, true, "other");
     assert_batch(b, 100, true, "");
-    assert_true(batcher_behind_gap(b, "r"));
-    assert_false(batcher_behind_gap(b, "other"));
+    int64_t after = -9;
+    assert_true(batcher_behind_gap(b, "r", &after));
+    assert_false(batcher_behind_gap(b, "other", &after));
     add(b, "x", "r", 5, CLASS_PASS, "r5", 100);
-    assert_false(batcher_behind_gap(b, "r"));
+    assert_false(batcher_behind_gap(b, "r", &after));
     assert_batch(b, 100, true, "r5 r6");
     batcher_free(b);
 }
