@@ -106,7 +106,7 @@ def test_P1_the_postmaster_and_its_children_are_killed(world, servers, survives,
         before = runs(world)
 
         def disturb():
-            wait_for(lambda: runs(world) >= before + 2, "the work to begin")  # accounts are made by hand, without patience
+            wait_for(lambda: runs(world) >= before + 2, "the work to begin")
             for _ in range(min(6, wanted - killer.kills)):
                 killer.kill()
                 time.sleep(killer.choose.uniform(0, 1))
