@@ -116,8 +116,8 @@ struct ops {
     /* ---- the device ---- */
     struct device *(*open)(int index, int threads, struct err *e);
     void (*close)(struct device *d); /* NULL is fine */
-    /* Device, instruction set, the weights' format (OPS_F32 or OPS_BF16) and compiler: what may
-     * change bits.  Lives as long as d. */
+    /* Device, its instruction set, the weights' format (OPS_F32 or OPS_BF16) and compiler: what may
+     * change bits, and nothing else.  Lives as long as d. */
     const char *(*numerics)(const struct device *d, enum ops_dtype weights);
 
     /* 64-byte aligned and zero; NULL with ERR_RETRY when there is no room. */
@@ -228,7 +228,8 @@ struct ops {
                   const struct adam_tensor *tensors, int count);
 };
 
-/* The best table for this machine's instruction set. */
+/* The best table for this machine.  Where two instruction sets give the same bits, half a
+ * millisecond's trial tells which is faster: another call may choose the other. */
 const struct ops *ops_cpu(void);
 /* "avx512bf16", "avx512", "avx2" or "plain"; NULL when this machine or build lacks it.  For tests.
  */

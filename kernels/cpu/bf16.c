@@ -20,7 +20,7 @@ static int ceil_div(int a, int b)
 
 static size_t panel_size(const struct packed *p)
 {
-    return (size_t)ceil_div(p->in, 2) * TILE_COLS * 2;
+    return packed_pairs(p) * 2;
 }
 
 /* ------------------------------------------------------------------ packing */

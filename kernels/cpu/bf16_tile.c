@@ -35,6 +35,48 @@ void cpu_bf16_rows(bf16_row *to, const float *x, size_t ldx, int rows, int k)
     }
 }
 
+/* ------------------------------------------------------------------ widened panels */
+
+#if BF16_WIDENS
+/* bf16_of() and back, pairs swapped.  All but NaNs and tiny numbers are rounded by one addition. */
+V_INLINE __m512 round_swapped(__m512 x)
+{
+    __m512i bits = _mm512_castps_si512(x), near = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    __mmask16 nan = _mm512_fpclass_ps_mask(x, 0x81), tiny = _mm512_fpclass_ps_mask(x, 0x20);
+    near = _mm512_mask_add_epi32(near, odd, near, _mm512_set1_epi32(1));
+    if (nan | tiny) {
+        near = _mm512_mask_or_epi32(near, nan, bits, _mm512_set1_epi32(0x400000));
+        near = _mm512_mask_and_epi32(near, tiny, bits, _mm512_set1_epi32(INT32_MIN));
+    }
+    near = _mm512_and_epi32(near, _mm512_set1_epi32(-0x10000));
+    return _mm512_permute_ps(_mm512_castsi512_ps(near), 0xb1);
+}
+
+void cpu_bf16_round(float *pieces, const float *x, int k)
+{
+    int kk = 0;
+    for (; kk + TILE_PIECE <= k; kk += TILE_PIECE, pieces += TILE_ROWS * TILE_PIECE)
+        _mm512_storeu_ps(pieces, round_swapped(_mm512_loadu_ps(x + kk)));
+    if (k % 2) pieces[k - 1 - kk] = 0;
+    for (int i = 0; kk + i < k; i++)
+        pieces[i ^ 1] = bf16_wide(bf16_of(x[kk + i]));
+}
+
+void cpu_bf16_widen(float *panel, const uint16_t *b, int pairs)
+{
+    for (int i = 0; i < pairs; i++, panel += 2 * TILE_COLS)
+#pragma GCC unroll 8
+        for (int c = 0; c < PARTS; c++, b += 2 * VX_LANES) {
+            __m512i both = _mm512_loadu_si512(b);
+            __m512i second = _mm512_and_epi32(both, _mm512_set1_epi32(-0x10000));
+            __m512i first = _mm512_slli_epi32(both, 16);
+            _mm512_storeu_si512(panel + VX_LANES * c, second);
+            _mm512_storeu_si512(panel + TILE_COLS + VX_LANES * c, first);
+        }
+}
+#endif
+
 /* ------------------------------------------------------------------ a pair */
 
 #if !defined(__AVX512BF16__)

@@ -5,17 +5,20 @@
  * panels either found packed or copied into scratch.  A chain that a strip does not finish waits in
  * scratch; only a finished one is stored or added: so neither strips nor tasks show in the bits.
  *
- * Weights kept in bf16 are cut in the same way; bf16.c does their tasks.
+ * Weights kept in bf16 are cut in the same way; bf16.c does their tasks.  With BF16_WIDENS it does
+ * those of one tile only: with more of them the panels are widened into scratch here, and are then
+ * as fast as fp32.
  *
  * With few rows the product is as fast as memory gives the panels, so those are fetched ahead; a
  * row alone goes through the very same chain as a row among many. */
-#include "kernels/cpu/packed.h"
+#include "kernels/cpu/bf16_tile.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
 #define STRIP       512 /* of k */
 #define TASK_COLS   (TASK_PANELS * TILE_COLS)
+#define WIDENED     128 /* of k: so much of a widened panel stays in the first cache */
 #define AHEAD       64 /* of k: about what memory needs to answer, at the speed of one row */
 
 _Static_assert(TASK_ROWS *(STRIP + TILE_PIECE) + STRIP * TILE_COLS + TASK_ROWS * TASK_COLS <=
@@ -144,6 +147,20 @@ void cpu_packed_free(struct device *d, struct packed *w)
 
 /* ------------------------------------------------------------------ the product */
 
+/* A part whose panels are widened here. */
+static bool is_widened(const struct gemm_part *part)
+{
+    return BF16_WIDENS && part->job->w && part->job->w->dtype == OPS_BF16;
+}
+
+static void pack_row(float *pieces, const float *x, int k)
+{
+    int kk = 0;
+    for (; kk + TILE_PIECE <= k; kk += TILE_PIECE, pieces += TILE_ROWS * TILE_PIECE)
+        v_store(pieces, v_load(x + kk));
+    if (kk < k) memcpy(pieces, x + kk, (size_t)(k - kk) * sizeof *pieces);
+}
+
 /* x's rows in the tiles' order of pieces; tiles are `strip` of k long. */
 static void pack_rows(float *to, const struct gemm_part *part, int k0, int k, int strip)
 {
@@ -152,19 +169,27 @@ static void pack_rows(float *to, const struct gemm_part *part, int k0, int k, in
         int n = part->rows - t < TILE_ROWS ? part->rows - t : TILE_ROWS;
         for (int r = 0; r < n; r++) {
             const float *x = j->x + (size_t)(part->row + t + r) * (size_t)j->ldx + k0;
-            float *row = to + (size_t)t * (size_t)strip + r * TILE_PIECE;
-            int kk = 0;
-            for (; kk + TILE_PIECE <= k; kk += TILE_PIECE, row += TILE_ROWS * TILE_PIECE)
-                v_store(row, v_load(x + kk));
-            if (kk < k) memcpy(row, x + kk, (size_t)(k - kk) * sizeof *row);
+            (is_widened(part) ? cpu_bf16_round : pack_row)(
+                to + (size_t)t * (size_t)strip + r * TILE_PIECE, x, k);
         }
     }
+}
+
+static const uint16_t *pairs_of(const struct gemm_part *part, int p, int k0)
+{
+    const struct packed *w = part->job->w;
+    size_t panel = (size_t)(part->col / TILE_COLS + p);
+    return w->pairs + 2 * packed_pairs(w) * panel + (size_t)k0 * TILE_COLS;
 }
 
 static const float *panel_of(const struct gemm_part *part, int p, int k0, int k, float *scratch)
 {
     const struct gemm_job *j = part->job;
     int col = part->col + p * TILE_COLS;
+    if (is_widened(part)) {
+        cpu_bf16_widen(scratch, pairs_of(part, p, k0), ceil_div(k, 2));
+        return scratch;
+    }
     if (j->w) return j->w->panels + (size_t)col * (size_t)j->in + (size_t)k0 * TILE_COLS;
     int cols = j->out - col < TILE_COLS ? j->out - col : TILE_COLS;
     if (j->plain)
@@ -174,10 +199,12 @@ static const float *panel_of(const struct gemm_part *part, int p, int k0, int k,
     return scratch;
 }
 
-/* Full panels go straight to y with the last strip; others wait in scratch for store_row. */
+/* Full panels go straight to y with the last strip; others wait in scratch for store_row, as does
+ * what must not be added in BF16_MODE. */
 static bool is_direct(const struct gemm_part *part, int p)
 {
     const struct gemm_job *j = part->job;
+    if (is_widened(part) && j->add) return false;
     return j->scale == 1.0f && j->out - (part->col + p * TILE_COLS) >= TILE_COLS;
 }
 
@@ -194,28 +221,51 @@ static struct tile_ends ends_of(const struct gemm_part *part, int p, int t, int 
     return ends;
 }
 
-/* A panel's turn in a strip: its tiles work on b, k0 .. k0 + k of the whole.  Each brings its share
- * of the next panel from memory, so that memory is asked evenly; one tile alone reads as fast as
- * memory gives and looks ahead in what it reads. */
+/* What is fetched while a panel's tiles work: the panel after it, in pieces of one tile each, so
+ * that memory is asked evenly.  One tile alone reads as fast as memory gives and looks ahead in what
+ * it reads.  What was copied into scratch has been read already. */
+struct ahead {
+    const float *at;
+    int step; /* for each k, in floats */
+};
+
+static struct ahead ahead_of(const struct gemm_part *part, int p, int k0, const float *b)
+{
+    int tiles = ceil_div(part->rows, TILE_ROWS);
+    if (is_widened(part))
+        return (struct ahead){(const float *)pairs_of(part, p + 1, k0),
+                              ceil_div(TILE_COLS / 2, tiles)};
+    if (!part->job->w) return (struct ahead){b, 0};
+    size_t k = tiles > 1 ? (size_t)part->job->in : AHEAD;
+    return (struct ahead){b + k * TILE_COLS, ceil_div(TILE_COLS, tiles)};
+}
+
+/* A panel's turn: its tiles work on b, k0 .. k0 + k of the whole; rows begin at k0. */
 static void run_tiles(const struct gemm_part *part, int p, int k0, int k, const float *b,
                       const float *rows, int strip, float *sums)
 {
-    int tiles = ceil_div(part->rows, TILE_ROWS), step = ceil_div(TILE_COLS, tiles);
-    size_t ahead = tiles > 1 ? (size_t)part->job->in : AHEAD;
-    const float *fetch = part->job->w ? b + ahead * TILE_COLS : b;
-    for (int t = 0; t < part->rows; t += TILE_ROWS, fetch += part->job->w ? k * step : 0) {
+    struct ahead ahead = ahead_of(part, p, k0, b);
+    int steps = is_widened(part) ? ceil_div(k, 2) * 2 : k;
+    unsigned before = is_widened(part) ? cpu_bf16_begin() : 0;
+    for (int t = 0; t < part->rows; t += TILE_ROWS, ahead.at += k * ahead.step) {
         int n = part->rows - t < TILE_ROWS ? part->rows - t : TILE_ROWS;
         struct tile_ends ends = ends_of(part, p, t, k0, k, sums);
-        cpu_tile_pieces(n, &ends, rows + (size_t)t * (size_t)strip, b, k, fetch, step);
+        cpu_tile_pieces(n, &ends, rows + (size_t)t * (size_t)strip, b, steps, ahead.at, ahead.step);
     }
+    if (is_widened(part)) cpu_bf16_end(before);
 }
 
 static void run_strip(const struct gemm_part *part, int k0, int k, int strip, float *sums,
                       float *rows, float *panel)
 {
+    int step = is_widened(part) ? WIDENED : k;
     pack_rows(rows, part, k0, k, strip);
     for (int p = 0; p < part->panels; p++)
-        run_tiles(part, p, k0, k, panel_of(part, p, k0, k, panel), rows, strip, sums);
+        for (int i = 0; i < k; i += step) {
+            int n = k - i < step ? k - i : step;
+            run_tiles(part, p, k0 + i, n, panel_of(part, p, k0 + i, n, panel),
+                      rows + (size_t)i * TILE_ROWS, strip, sums);
+        }
 }
 
 /* How much of k goes at once: few rows take all of it, so that a panel is read in one go. */
@@ -223,7 +273,7 @@ static int strip_of(const struct gemm_part *part)
 {
     int tiles = ceil_div(part->rows, TILE_ROWS), in = part->job->in;
     bool room = (size_t)tiles * TILE_ROWS * (size_t)in <= (size_t)TASK_ROWS * STRIP;
-    return room && part->job->w ? ceil_div(in, TILE_PIECE) * TILE_PIECE : STRIP;
+    return room && part->job->w && !is_widened(part) ? ceil_div(in, TILE_PIECE) * TILE_PIECE : STRIP;
 }
 
 static void store_row(float *y, const float *sums, int n, float scale, bool add)
@@ -281,7 +331,7 @@ static void gemm_task(const void *p, int task, float *scratch)
         .col = first * TILE_COLS,
         .panels = all - first < a->panels ? all - first : a->panels,
     };
-    if (j->w && j->w->dtype == OPS_BF16)
+    if (j->w && j->w->dtype == OPS_BF16 && !(BF16_WIDENS && part.rows > TILE_ROWS))
         cpu_bf16_part(&part, scratch);
     else
         run_part(&part, scratch);

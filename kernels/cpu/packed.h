@@ -15,6 +15,12 @@ struct packed {
                              not fill its last panel or pair, zeros do */
 };
 
+/* What a panel of pairs holds. */
+static inline size_t packed_pairs(const struct packed *p)
+{
+    return (size_t)(p->in + 1) / 2 * TILE_COLS;
+}
+
 #define cpu_block_f32  CPU_OF(cpu_block_f32)
 #define cpu_block_bf16 CPU_OF(cpu_block_bf16)
 #define cpu_bf16_pack  CPU_OF(cpu_bf16_pack)
