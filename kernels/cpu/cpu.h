@@ -19,6 +19,8 @@ struct device;
 typedef void task_fn(const void *arg, int task, float *scratch);
 void cpu_run(struct device *d, task_fn *fn, const void *arg, int tasks, size_t steps);
 int cpu_threads(const struct device *d);
+/* Another number each time. */
+uint64_t cpu_serial(struct device *d);
 
 /* Several such works in one go, as if the tasks of the second followed those of the first. */
 struct cpu_set {
@@ -103,6 +105,7 @@ struct gemm_job {
 struct gemm_cut {
     const struct gemm_job *jobs;
     int panels;
+    uint64_t serial; /* of the set */
 };
 struct gemm_job cpu_gemm_job(float *y, const float *x, int rows, const struct packed *w, bool add);
 struct cpu_set cpu_gemm_set(struct device *d, struct gemm_cut *cut, const struct gemm_job *jobs,

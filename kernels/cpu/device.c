@@ -12,6 +12,7 @@ struct device {
     struct pool *pool;
     int threads;
     float *scratch; /* threads x CPU_SCRATCH_FLOATS */
+    uint64_t serial;
     char numerics[2][96]; /* weights in fp32, in bf16 */
 };
 
@@ -68,6 +69,11 @@ void cpu_run_sets(struct device *d, const struct cpu_set *sets, int count)
 int cpu_threads(const struct device *d)
 {
     return d->threads;
+}
+
+uint64_t cpu_serial(struct device *d)
+{
+    return ++d->serial;
 }
 
 int cpu_tasks_for(const struct device *d, size_t items, size_t steps)

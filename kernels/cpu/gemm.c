@@ -1,9 +1,12 @@
 /* gemm.c - y = x w^T, with w packed once or taken as it lies.
  *
  * The output is cut into tasks of some rows by some panels (a panel is TILE_COLS outputs).  A task
- * goes through k in strips; for each strip it has x's rows copied into the tile's order, and the
- * panels either found packed or copied into scratch.  A chain that a strip does not finish waits in
- * scratch; only a finished one is stored or added: so neither strips nor tasks show in the bits.
+ * has x's rows copied into the tile's order, and finds the panels packed or copies them into scratch
+ * strip by strip of k.  A chain that a strip does not finish waits in scratch; only a finished one is
+ * stored or added: so neither strips nor tasks show in the bits.
+ *
+ * Copying rows takes a tenth of the time of a few panels.  So a thread's next task of the same set
+ * looks whether they are still there: q, k and v, or gate and up, share theirs.
  *
  * Weights kept in bf16 are cut in the same way; bf16.c does their tasks.  With BF16_WIDENS it does
  * those of one tile only: with more of them the panels are widened into scratch here, and are then
@@ -16,14 +19,26 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#define STRIP       512 /* of k */
-#define TASK_COLS   (TASK_PANELS * TILE_COLS)
+#define STRIP       512 /* of k, in a panel that is copied and in rows that do not fit otherwise */
 #define WIDENED     128 /* of k: so much of a widened panel stays in the first cache */
-#define AHEAD       64 /* of k: about what memory needs to answer, at the speed of one row */
+#define AHEAD       64  /* of k: about what memory needs to answer, at the speed of one row */
 
-_Static_assert(TASK_ROWS *(STRIP + TILE_PIECE) + STRIP * TILE_COLS + TASK_ROWS * TASK_COLS <=
-                   CPU_SCRATCH_FLOATS,
-               "scratch of a thread");
+/* A thread's scratch: sums that wait, a panel, rows, and at its end which rows they are. */
+#define SUMS_FLOATS  ((size_t)TASK_ROWS * TASK_PANELS * TILE_COLS)
+#define PANEL_FLOATS ((size_t)STRIP * TILE_COLS)
+#define KEPT_FLOATS  ((size_t)32)
+#define ROWS_FLOATS  (CPU_SCRATCH_FLOATS - SUMS_FLOATS - PANEL_FLOATS - KEPT_FLOATS)
+
+struct kept {
+    uint64_t serial; /* of the set; 0: none */
+    const float *x;
+    int ldx, row, rows, k0, k, range;
+    bool rounded;
+};
+
+_Static_assert((size_t)TASK_ROWS * STRIP <= ROWS_FLOATS, "scratch of a thread");
+_Static_assert(sizeof(struct kept) <= KEPT_FLOATS * sizeof(float), "scratch of a thread");
+_Static_assert(PANEL_FLOATS <= CPU_SCRATCH_FLOATS, "scratch of packing");
 
 static int ceil_div(int a, int b)
 {
@@ -161,8 +176,8 @@ static void pack_row(float *pieces, const float *x, int k)
     if (kk < k) memcpy(pieces, x + kk, (size_t)(k - kk) * sizeof *pieces);
 }
 
-/* x's rows in the tiles' order of pieces; tiles are `strip` of k long. */
-static void pack_rows(float *to, const struct gemm_part *part, int k0, int k, int strip)
+/* x's rows in the tiles' order of pieces; tiles are `range` of k long. */
+static void pack_rows(float *to, const struct gemm_part *part, int k0, int k, int range)
 {
     const struct gemm_job *j = part->job;
     for (int t = 0; t < part->rows; t += TILE_ROWS) {
@@ -170,9 +185,24 @@ static void pack_rows(float *to, const struct gemm_part *part, int k0, int k, in
         for (int r = 0; r < n; r++) {
             const float *x = j->x + (size_t)(part->row + t + r) * (size_t)j->ldx + k0;
             (is_widened(part) ? cpu_bf16_round : pack_row)(
-                to + (size_t)t * (size_t)strip + r * TILE_PIECE, x, k);
+                to + (size_t)t * (size_t)range + r * TILE_PIECE, x, k);
         }
     }
+}
+
+/* The same unless this thread's last task of the set has left them.  Sets of a run are taken in
+ * order, so that between two tasks of a set nothing else uses the scratch. */
+static void have_rows(float *to, struct kept *kept, const struct gemm_part *part, int k0, int k,
+                      int range)
+{
+    const struct gemm_job *j = part->job;
+    bool there = kept->serial == part->serial && kept->x == j->x && kept->ldx == j->ldx &&
+                 kept->row == part->row && kept->rows == part->rows && kept->k0 == k0 &&
+                 kept->k == k && kept->range == range && kept->rounded == is_widened(part);
+    if (there) return;
+    pack_rows(to, part, k0, k, range);
+    *kept = (struct kept){part->serial, j->x, j->ldx, part->row,       part->rows,
+                          k0,           k,    range,  is_widened(part)};
 }
 
 static const uint16_t *pairs_of(const struct gemm_part *part, int p, int k0)
@@ -242,7 +272,7 @@ static struct ahead ahead_of(const struct gemm_part *part, int p, int k0, const 
 
 /* A panel's turn: its tiles work on b, k0 .. k0 + k of the whole; rows begin at k0. */
 static void run_tiles(const struct gemm_part *part, int p, int k0, int k, const float *b,
-                      const float *rows, int strip, float *sums)
+                      const float *rows, int range, float *sums)
 {
     struct ahead ahead = ahead_of(part, p, k0, b);
     int steps = is_widened(part) ? ceil_div(k, 2) * 2 : k;
@@ -250,30 +280,37 @@ static void run_tiles(const struct gemm_part *part, int p, int k0, int k, const 
     for (int t = 0; t < part->rows; t += TILE_ROWS, ahead.at += k * ahead.step) {
         int n = part->rows - t < TILE_ROWS ? part->rows - t : TILE_ROWS;
         struct tile_ends ends = ends_of(part, p, t, k0, k, sums);
-        cpu_tile_pieces(n, &ends, rows + (size_t)t * (size_t)strip, b, steps, ahead.at, ahead.step);
+        cpu_tile_pieces(n, &ends, rows + (size_t)t * (size_t)range, b, steps, ahead.at, ahead.step);
     }
     if (is_widened(part)) cpu_bf16_end(before);
 }
 
-static void run_strip(const struct gemm_part *part, int k0, int k, int strip, float *sums,
-                      float *rows, float *panel)
+/* How much of k a panel gives at once: all of it, or what the panel's scratch holds. */
+static int strip_of(const struct gemm_part *part, int k)
 {
-    int step = is_widened(part) ? WIDENED : k;
-    pack_rows(rows, part, k0, k, strip);
+    if (is_widened(part)) return WIDENED;
+    return part->job->w ? k : STRIP;
+}
+
+static void run_range(const struct gemm_part *part, int k0, int k, int range, float *sums,
+                      const float *rows, float *panel)
+{
+    int strip = strip_of(part, k);
     for (int p = 0; p < part->panels; p++)
-        for (int i = 0; i < k; i += step) {
-            int n = k - i < step ? k - i : step;
+        for (int i = 0; i < k; i += strip) {
+            int n = k - i < strip ? k - i : strip;
             run_tiles(part, p, k0 + i, n, panel_of(part, p, k0 + i, n, panel),
-                      rows + (size_t)i * TILE_ROWS, strip, sums);
+                      rows + (size_t)i * TILE_ROWS, range, sums);
         }
 }
 
-/* How much of k goes at once: few rows take all of it, so that a panel is read in one go. */
-static int strip_of(const struct gemm_part *part)
+/* How much of k the rows are packed for at once: all of it while that fits, so that a panel is read
+ * in one go. */
+static int range_of(const struct gemm_part *part)
 {
-    int tiles = ceil_div(part->rows, TILE_ROWS), in = part->job->in;
-    bool room = (size_t)tiles * TILE_ROWS * (size_t)in <= (size_t)TASK_ROWS * STRIP;
-    return room && part->job->w && !is_widened(part) ? ceil_div(in, TILE_PIECE) * TILE_PIECE : STRIP;
+    int all = ceil_div(part->job->in, TILE_PIECE) * TILE_PIECE;
+    size_t tiles = (size_t)ceil_div(part->rows, TILE_ROWS);
+    return tiles * TILE_ROWS * (size_t)all <= ROWS_FLOATS ? all : STRIP;
 }
 
 static void store_row(float *y, const float *sums, int n, float scale, bool add)
@@ -286,14 +323,21 @@ static void store_row(float *y, const float *sums, int n, float scale, bool add)
             y[i] = scale * sums[i];
 }
 
+static struct kept *kept_of(float *scratch)
+{
+    return (struct kept *)(scratch + CPU_SCRATCH_FLOATS - KEPT_FLOATS);
+}
+
 static void run_part(const struct gemm_part *part, float *scratch)
 {
     const struct gemm_job *j = part->job;
-    float *sums = scratch, *rows = sums + TASK_ROWS * TASK_PANELS * TILE_COLS;
-    float *panel = rows + TASK_ROWS * (STRIP + TILE_PIECE);
-    int strip = strip_of(part);
-    for (int k0 = 0; k0 < j->in; k0 += strip)
-        run_strip(part, k0, j->in - k0 < strip ? j->in - k0 : strip, strip, sums, rows, panel);
+    float *sums = scratch, *panel = sums + SUMS_FLOATS, *rows = panel + PANEL_FLOATS;
+    int range = range_of(part);
+    for (int k0 = 0; k0 < j->in; k0 += range) {
+        int k = j->in - k0 < range ? j->in - k0 : range;
+        have_rows(rows, kept_of(scratch), part, k0, k, range);
+        run_range(part, k0, k, range, sums, rows, panel);
+    }
     for (int p = 0; p < part->panels; p++) {
         if (is_direct(part, p)) continue;
         for (int r = 0; r < part->rows; r++) {
@@ -330,11 +374,14 @@ static void gemm_task(const void *p, int task, float *scratch)
         .rows = (end < j->rows ? end : j->rows) - row,
         .col = first * TILE_COLS,
         .panels = all - first < a->panels ? all - first : a->panels,
+        .serial = a->serial,
     };
-    if (j->w && j->w->dtype == OPS_BF16 && !(BF16_WIDENS && part.rows > TILE_ROWS))
+    if (j->w && j->w->dtype == OPS_BF16 && !(BF16_WIDENS && part.rows > TILE_ROWS)) {
+        kept_of(scratch)->serial = 0; /* it lays out scratch in its own way */
         cpu_bf16_part(&part, scratch);
-    else
+    } else {
         run_part(&part, scratch);
+    }
 }
 
 /* About the arithmetic, and what memory takes to give a matrix that has to be turned. */
@@ -351,7 +398,7 @@ struct cpu_set cpu_gemm_set(struct device *d, struct gemm_cut *cut, const struct
 {
     int rows = 0, enough;
     struct cpu_set set = {.fn = gemm_task, .arg = cut};
-    *cut = (struct gemm_cut){jobs, 2 * TASK_PANELS};
+    *cut = (struct gemm_cut){jobs, 2 * TASK_PANELS, cpu_serial(d)};
     for (int i = 0; i < count; i++) {
         set.steps += job_steps(&jobs[i]);
         rows = jobs[i].rows > rows ? jobs[i].rows : rows;

@@ -41,6 +41,7 @@ int cpu_bf16_pack(struct device *d, struct packed *p, const struct ops_matrix *w
 struct gemm_part {
     const struct gemm_job *job;
     int row, rows, col, panels;
+    uint64_t serial; /* of the set */
 };
 /* Does a part of a job whose w is kept in bf16. */
 void cpu_bf16_part(const struct gemm_part *part, float *scratch);

@@ -233,6 +233,53 @@ static void projections_together_are_the_sum_of_their_parts(void **state)
     }
 }
 
+/* Products of the same rows share their copy within a call.  Two projections by a group of all rows
+ * must be what each is alone, and a second call must see that x has changed where it lies. */
+static void check_shared_rows(const struct ops *ops, enum ops_dtype keep, int rows, int threads)
+{
+    enum { WIDE = 45, RANK = 5, CALLS = 2, MOST = 97 };
+    struct device *d = device_with(ops, threads);
+    float *frozen = numbers(OUT * WIDE, 30), *a = numbers(RANK * WIDE, 31);
+    float *b = numbers(OUT * RANK, 32), *x = zeros(MOST * WIDE), *u[3], *y[3];
+    for (int i = 0; i < 3; i++)
+        u[i] = zeros(MOST * RANK), y[i] = zeros(MOST * OUT);
+    struct packed *w = ops->pack(d, &(struct ops_matrix){frozen, OPS_F32, OUT, WIDE}, keep, false,
+                                 NULL);
+    const struct lora_group g = {.rows = rows, .rank = RANK, .scale = 2, .a = a, .b = b};
+    for (int call = 0; call < CALLS; call++) {
+        float *fresh = numbers((size_t)(rows * WIDE), 33 + (uint64_t)call);
+        memcpy(x, fresh, (size_t)(rows * WIDE) * sizeof *x);
+        const struct projection both[] = {{w, WIDE, OUT, y[0], false, u[0], RANK, &g, 1},
+                                          {w, WIDE, OUT, y[1], false, u[1], RANK, &g, 1}};
+        const struct projection low = {NULL, WIDE, OUT, y[2], true, u[2], RANK, &g, 1};
+        ops->project(d, x, rows, both, 2);
+        ops->gemm(d, y[2], x, rows, w, false);
+        ops->project(d, x, rows, &low, 1);
+        for (int i = 0; i < 2; i++) {
+            assert_same_bits(y[i], y[2], (size_t)(rows * OUT));
+            assert_same_bits(u[i], u[2], (size_t)(rows * RANK));
+        }
+        free(fresh);
+    }
+    for (int i = 0; i < 3; i++)
+        free(u[i]), free(y[i]);
+    free(frozen), free(a), free(b), free(x);
+    ops->packed_free(d, w);
+    ops->close(d);
+}
+
+static void rows_that_products_share_are_those_of_the_call(void **state)
+{
+    static const char *const isas[] = {"avx512bf16", "avx512", "avx2", "plain"};
+    static const int rows[] = {1, 12, 13, 64, 97};
+    for (int i = 0; i < 4; i++)
+        for (int r = 0; r < 5; r++)
+            for (int threads = 1; threads < 4 && ops_cpu_isa(isas[i]); threads++) {
+                check_shared_rows(ops_cpu_isa(isas[i]), OPS_F32, rows[r], threads);
+                check_shared_rows(ops_cpu_isa(isas[i]), OPS_BF16, rows[r], threads);
+            }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -241,6 +288,7 @@ int main(void)
         cmocka_unit_test(a_gradient_is_summed_block_by_block),
         cmocka_unit_test(a_group_alone_has_the_bits_it_has_in_company),
         cmocka_unit_test(projections_together_are_the_sum_of_their_parts),
+        cmocka_unit_test(rows_that_products_share_are_those_of_the_call),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
