@@ -176,16 +176,30 @@ static void pack_row(float *pieces, const float *x, int k)
     if (kk < k) memcpy(pieces, x + kk, (size_t)(k - kk) * sizeof *pieces);
 }
 
+static int tiles_of(const struct gemm_part *part)
+{
+    return ceil_div(part->rows, TILE_ROWS);
+}
+
+/* Rows of tile t: [*top, *top + what is returned).  Tiles are about as high as each other, as one of
+ * a few rows has too few chains under way: 64 rows are 11 and 10, not 12 and 4. */
+static int tile_of(const struct gemm_part *part, int t, int *top)
+{
+    size_t from, to;
+    cpu_share((size_t)part->rows, tiles_of(part), t, &from, &to);
+    *top = (int)from;
+    return (int)(to - from);
+}
+
 /* x's rows in the tiles' order of pieces; tiles are `range` of k long. */
 static void pack_rows(float *to, const struct gemm_part *part, int k0, int k, int range)
 {
     const struct gemm_job *j = part->job;
-    for (int t = 0; t < part->rows; t += TILE_ROWS) {
-        int n = part->rows - t < TILE_ROWS ? part->rows - t : TILE_ROWS;
+    for (int t = 0, top; t < tiles_of(part); t++, to += (size_t)TILE_ROWS * (size_t)range) {
+        int n = tile_of(part, t, &top);
         for (int r = 0; r < n; r++) {
-            const float *x = j->x + (size_t)(part->row + t + r) * (size_t)j->ldx + k0;
-            (is_widened(part) ? cpu_bf16_round : pack_row)(
-                to + (size_t)t * (size_t)range + r * TILE_PIECE, x, k);
+            const float *x = j->x + (size_t)(part->row + top + r) * (size_t)j->ldx + k0;
+            (is_widened(part) ? cpu_bf16_round : pack_row)(to + r * TILE_PIECE, x, k);
         }
     }
 }
@@ -261,7 +275,7 @@ struct ahead {
 
 static struct ahead ahead_of(const struct gemm_part *part, int p, int k0, const float *b)
 {
-    int tiles = ceil_div(part->rows, TILE_ROWS);
+    int tiles = tiles_of(part);
     if (is_widened(part))
         return (struct ahead){(const float *)pairs_of(part, p + 1, k0),
                               ceil_div(TILE_COLS / 2, tiles)};
@@ -277,10 +291,11 @@ static void run_tiles(const struct gemm_part *part, int p, int k0, int k, const 
     struct ahead ahead = ahead_of(part, p, k0, b);
     int steps = is_widened(part) ? ceil_div(k, 2) * 2 : k;
     unsigned before = is_widened(part) ? cpu_bf16_begin() : 0;
-    for (int t = 0; t < part->rows; t += TILE_ROWS, ahead.at += k * ahead.step) {
-        int n = part->rows - t < TILE_ROWS ? part->rows - t : TILE_ROWS;
-        struct tile_ends ends = ends_of(part, p, t, k0, k, sums);
-        cpu_tile_pieces(n, &ends, rows + (size_t)t * (size_t)range, b, steps, ahead.at, ahead.step);
+    for (int t = 0, top; t < tiles_of(part); t++, ahead.at += k * ahead.step) {
+        int n = tile_of(part, t, &top);
+        struct tile_ends ends = ends_of(part, p, top, k0, k, sums);
+        cpu_tile_pieces(n, &ends, rows, b, steps, ahead.at, ahead.step);
+        rows += (size_t)TILE_ROWS * (size_t)range;
     }
     if (is_widened(part)) cpu_bf16_end(before);
 }
@@ -309,8 +324,7 @@ static void run_range(const struct gemm_part *part, int k0, int k, int range, fl
 static int range_of(const struct gemm_part *part)
 {
     int all = ceil_div(part->job->in, TILE_PIECE) * TILE_PIECE;
-    size_t tiles = (size_t)ceil_div(part->rows, TILE_ROWS);
-    return tiles * TILE_ROWS * (size_t)all <= ROWS_FLOATS ? all : STRIP;
+    return (size_t)tiles_of(part) * TILE_ROWS * (size_t)all <= ROWS_FLOATS ? all : STRIP;
 }
 
 static void store_row(float *y, const float *sums, int n, float scale, bool add)
