@@ -109,20 +109,31 @@ static int outer_tasks(const struct outer_job *j)
 /* slab[r, c] = right[row + r, col + c], zero past the width */
 static void slab_fill(float *slab, const struct outer_job *j, int row, int rows, int col, int cols)
 {
+    const float *from = j->right + (size_t)row * (size_t)j->ldr + col;
     if (cols < TILE_COLS) memset(slab, 0, (size_t)rows * TILE_COLS * sizeof *slab);
-    for (int r = 0; r < rows; r++)
-        memcpy(slab + (size_t)r * TILE_COLS, j->right + (size_t)(row + r) * (size_t)j->ldr + col,
-               (size_t)cols * sizeof *slab);
+    for (int r = 0; r < rows; r++, from += j->ldr, slab += TILE_COLS)
+        for (int c = 0; c < cols; c += 16)
+            v_store(slab + c, v_load_n(from + c, cols - c < 16 ? cols - c : 16));
+}
+
+/* A tile's gradients come from memory while it is worked out. */
+static void fetch_tile(const struct outer_job *j, int top, int n, int col)
+{
+    const float *g = j->grad + (size_t)top * (size_t)j->width + col;
+    for (int r = 0; r < n; r++, g += j->width)
+        for (int c = 0; c < TILE_COLS; c += 16)
+            __builtin_prefetch(g + c, 1, 3);
 }
 
 static void add_tile(const struct outer_job *j, const float *tile, int top, int n, int col,
                      int cols)
 {
-    for (int r = 0; r < n; r++) {
-        float *g = j->grad + (size_t)(top + r) * (size_t)j->width + col;
-        for (int c = 0; c < cols; c++)
-            g[c] += tile[r * TILE_COLS + c];
-    }
+    float *g = j->grad + (size_t)top * (size_t)j->width + col;
+    for (int r = 0; r < n; r++, g += j->width, tile += TILE_COLS)
+        for (int c = 0; c < cols; c += 16) {
+            int some = cols - c < 16 ? cols - c : 16;
+            v_store_n(g + c, v_add(v_load_n(g + c, some), v_load(tile + c)), some);
+        }
 }
 
 static void outer_block(const struct outer_job *j, int row, int rows, int top, int bottom, int col,
@@ -133,6 +144,7 @@ static void outer_block(const struct outer_job *j, int row, int rows, int top, i
     slab_fill(slab, j, row, rows, col, cols);
     for (int m = top; m < bottom; m += TILE_ROWS) {
         int n = bottom - m < TILE_ROWS ? bottom - m : TILE_ROWS;
+        fetch_tile(j, m, n, col);
         cpu_tile_cols(n, TILE_VECS, tile, TILE_COLS, false,
                       j->left + (size_t)row * (size_t)j->ldl + m, (size_t)j->ldl, slab, TILE_COLS,
                       rows);
