@@ -267,31 +267,39 @@ static struct tile_ends ends_of(const struct gemm_part *part, int p, int t, int 
 
 /* What is fetched while a panel's tiles work: the panel after it, in pieces of one tile each, so
  * that memory is asked evenly.  One tile alone reads as fast as memory gives and looks ahead in what
- * it reads.  What was copied into scratch has been read already. */
+ * it reads. */
 struct ahead {
     const float *at;
     int step; /* for each k, in floats */
+    int turn; /* for each tile; of a matrix that lies [in, out] all tiles ask for the same */
 };
 
-static struct ahead ahead_of(const struct gemm_part *part, int p, int k0, const float *b)
+static struct ahead ahead_of(const struct gemm_part *part, int p, int k0, int k, const float *b)
 {
-    int tiles = tiles_of(part);
-    if (is_widened(part))
-        return (struct ahead){(const float *)pairs_of(part, p + 1, k0),
-                              ceil_div(TILE_COLS / 2, tiles)};
-    if (!part->job->w) return (struct ahead){b, 0};
-    size_t k = tiles > 1 ? (size_t)part->job->in : AHEAD;
-    return (struct ahead){b + k * TILE_COLS, ceil_div(TILE_COLS, tiles)};
+    const struct gemm_job *j = part->job;
+    int tiles = tiles_of(part), step = ceil_div(TILE_COLS, tiles);
+    int next = part->col + (p + 1) * TILE_COLS;
+    if (is_widened(part)) {
+        step = ceil_div(TILE_COLS / 2, tiles);
+        return (struct ahead){(const float *)pairs_of(part, p + 1, k0), step, k * step};
+    }
+    if (j->turned)
+        return (struct ahead){j->turned + (size_t)k0 * (size_t)j->out + next, j->out, 0};
+    if (j->plain)
+        return (struct ahead){j->plain + (size_t)next * (size_t)j->in + (size_t)k0 * TILE_COLS, step,
+                              k * step};
+    size_t steps = tiles > 1 ? (size_t)j->in : AHEAD;
+    return (struct ahead){b + steps * TILE_COLS, step, k * step};
 }
 
 /* A panel's turn: its tiles work on b, k0 .. k0 + k of the whole; rows begin at k0. */
 static void run_tiles(const struct gemm_part *part, int p, int k0, int k, const float *b,
                       const float *rows, int range, float *sums)
 {
-    struct ahead ahead = ahead_of(part, p, k0, b);
+    struct ahead ahead = ahead_of(part, p, k0, k, b);
     int steps = is_widened(part) ? ceil_div(k, 2) * 2 : k;
     unsigned before = is_widened(part) ? cpu_bf16_begin() : 0;
-    for (int t = 0, top; t < tiles_of(part); t++, ahead.at += k * ahead.step) {
+    for (int t = 0, top; t < tiles_of(part); t++, ahead.at += ahead.turn) {
         int n = tile_of(part, t, &top);
         struct tile_ends ends = ends_of(part, p, top, k0, k, sums);
         cpu_tile_pieces(n, &ends, rows, b, steps, ahead.at, ahead.step);
