@@ -10,6 +10,8 @@
 #define STRETCH ((size_t)1 << 16) /* numbers of one partial sum */
 #define PIECE   ((size_t)1 << 14) /* numbers of a task of AdamW; no bit depends on it */
 #define PARTS   256               /* partial sums at a time */
+#define AHEAD   ((size_t)1 << 9)  /* numbers that are fetched before they are needed */
+#define LINE    ((size_t)16)      /* numbers that memory gives at once */
 
 static int pieces_of(const struct adam_tensor *t, size_t size)
 {
@@ -48,6 +50,7 @@ static void sum_task(const void *p, int task, float *scratch)
     vd8 lane = {0};
     for (; i + LANES <= to; i += LANES) {
         vf8 eight;
+        __builtin_prefetch(x + i + AHEAD);
         memcpy(&eight, x + i, sizeof eight);
         vd8 wide = __builtin_convertvector(eight, vd8);
         lane += wide * wide;
@@ -100,21 +103,32 @@ struct adamw_arg {
     const struct adam_tensor *tensors;
 };
 
+static inline void adamw_numbers(const struct adamw_step *s, float *restrict w, float *restrict m,
+                                 float *restrict v, float *restrict grad, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float g = grad[i] * s->grad_scale;
+        w[i] *= s->decay;
+        m[i] += (g - m[i]) * s->one_minus_beta1;
+        v[i] = v[i] * s->beta2 + g * g * s->one_minus_beta2;
+        w[i] -= s->step_size * (m[i] / (sqrtf(v[i]) / s->bias2_sqrt + s->eps));
+        grad[i] = 0;
+    }
+}
+
 static void adamw_task(const void *p, int task, float *scratch)
 {
     const struct adamw_arg *a = p;
     const struct adamw_step s = a->s;
-    size_t from, to;
-    const struct adam_tensor *t = piece_find(a->tensors, task, PIECE, &from, &to);
-    float *restrict w = t->w, *restrict m = t->m, *restrict v = t->v, *restrict grad = t->grad;
-    for (size_t i = from; i < to; i++) {
-        float g = grad[i] * s.grad_scale;
-        w[i] *= s.decay;
-        m[i] += (g - m[i]) * s.one_minus_beta1;
-        v[i] = v[i] * s.beta2 + g * g * s.one_minus_beta2;
-        w[i] -= s.step_size * (m[i] / (sqrtf(v[i]) / s.bias2_sqrt + s.eps));
-        grad[i] = 0;
+    size_t i, to;
+    const struct adam_tensor *t = piece_find(a->tensors, task, PIECE, &i, &to);
+    for (; i + LINE <= to; i += LINE) {
+        float *const of[] = {t->w + i, t->m + i, t->v + i, t->grad + i};
+        for (int k = 0; k < 4; k++)
+            __builtin_prefetch(of[k] + AHEAD, 1);
+        adamw_numbers(&s, of[0], of[1], of[2], of[3], LINE);
     }
+    adamw_numbers(&s, t->w + i, t->m + i, t->v + i, t->grad + i, to - i);
 }
 
 void cpu_adamw(struct device *d, const struct adamw_step *step, const struct adam_tensor *tensors,

@@ -132,6 +132,7 @@ V_INLINE v16 v_max(v16 a, v16 b)
 /* Lanes 0 .. n-1 of a, the others x; n may be anything. */
 V_INLINE v16 v_keep(v16 a, int n, float x)
 {
+    if (n >= 16) return a;
     float t[16];
     v_store(t, a);
     for (int i = n < 0 ? 0 : n; i < 16; i++)
