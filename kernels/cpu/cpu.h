@@ -41,6 +41,8 @@ void cpu_close(struct device *d);
 const char *cpu_numerics(const struct device *d, enum ops_dtype weights);
 void *cpu_alloc(struct device *d, size_t bytes, struct err *e);
 void cpu_release(struct device *d, void *p);
+/* For any thread; cpu_copy is cpu_run() at work. */
+void cpu_move(struct device *d, void *to, const void *from, size_t bytes);
 void cpu_copy(struct device *d, void *to, const void *from, size_t bytes);
 void cpu_zero(struct device *d, void *p, size_t bytes);
 int cpu_sync(struct device *d, struct err *e);

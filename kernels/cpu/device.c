@@ -29,7 +29,7 @@ static void run_task(const void *arg, int task, int thread)
 }
 
 /* Waking a thread costs some microseconds; below this many steps one thread is done sooner. */
-#define STEPS_WORTH_A_THREAD 16384
+#define STEPS_WORTH_A_THREAD 4096
 
 void cpu_run(struct device *d, task_fn *fn, const void *arg, int tasks, size_t steps)
 {
@@ -153,9 +153,31 @@ void cpu_release(struct device *d, void *p)
     free(p);
 }
 
-void cpu_copy(struct device *d, void *to, const void *from, size_t bytes)
+void cpu_move(struct device *d, void *to, const void *from, size_t bytes)
 {
     if (bytes) memcpy(to, from, bytes);
+}
+
+struct copy {
+    char *to;
+    const char *from;
+    size_t bytes;
+    int tasks;
+};
+
+static void copy_task(const void *arg, int task, float *scratch)
+{
+    const struct copy *c = arg;
+    size_t from, to;
+    cpu_share(c->bytes, c->tasks, task, &from, &to);
+    if (to > from) memcpy(c->to + from, c->from + from, to - from);
+}
+
+void cpu_copy(struct device *d, void *to, const void *from, size_t bytes)
+{
+    size_t steps = bytes / 32; /* a line is two: memory is slower than arithmetic */
+    struct copy c = {to, from, bytes, cpu_tasks_for(d, steps, 1)};
+    cpu_run(d, copy_task, &c, c.tasks, steps);
 }
 
 void cpu_zero(struct device *d, void *p, size_t bytes)
