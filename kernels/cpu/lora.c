@@ -2,8 +2,8 @@
  * matrices.
  *
  * What does not wait for each other runs together: the frozen product beside the way down to the
- * rank, then the way up; back again the frozen product beside du, then the way to dx beside the
- * gradients.  So threads meet twice a projection.
+ * rank, then the way up; back again the frozen product beside du and the gradient of B, then the way
+ * to dx beside the gradient of A.  So threads meet twice a projection.
  *
  * A and B change with every optimizer step, so they are taken as they lie.  The gradients are
  * outer products over rows: a task owns some elements of one gradient and walks the blocks of the
@@ -199,36 +199,58 @@ static struct gemm_job du_to_dx(const struct projection_back *p, const struct lo
     return j;
 }
 
-/* Once du is there: dx += du A and the gradients of up to JOBS groups. */
-static void from_du(struct device *d, float *dx, const float *dy, const float *x,
-                    const struct projection_back *p, const struct lora_group *groups, int count)
+/* du of up to JOBS groups, the gradients of their B, and beside the first of them the frozen
+ * product.  The gradients are small tasks and come last, so that threads end together. */
+static void to_du(struct device *d, float *dx, const float *dy, int rows,
+                  const struct projection_back *p, int first, int count)
 {
-    struct outer_job outers[2 * JOBS];
-    struct gemm_job jobs[JOBS];
+    struct gemm_job jobs[JOBS + 1] = {{0}};
+    struct outer_job outers[JOBS];
+    struct gemm_cut cut;
+    struct outer_arg arg = {outers};
+    struct cpu_set sets[2];
+    int n = 0;
+    for (int i = 0; i < count; i++) {
+        const struct lora_group *g = &p->groups[first + i];
+        jobs[n++] = dy_to_du(p, g, dy);
+        outers[i] =
+            (struct outer_job){g, g->grad_b, dy, p->u, p->out, p->ldu, p->out, g->rank};
+    }
+    if (first == 0 && dx && p->w) jobs[n++] = cpu_gemm_job(dx, dy, rows, p->w, p->add);
+    sets[0] = cpu_gemm_set(d, &cut, jobs, n);
+    sets[1] = outer_set(&arg, count);
+    cpu_run_sets(d, sets, 2);
+}
+
+/* Once du is there: dx += du A and the gradients of A of up to JOBS groups. */
+static void from_du(struct device *d, float *dx, const float *x, const struct projection_back *p,
+                    const struct lora_group *groups, int count)
+{
+    struct outer_job outers[JOBS];
+    struct gemm_job jobs[JOBS] = {{0}};
     struct gemm_cut cut;
     struct outer_arg arg = {outers};
     struct cpu_set sets[2];
     for (int i = 0; i < count; i++) {
         const struct lora_group *g = &groups[i];
-        outers[2 * i] =
-            (struct outer_job){g, g->grad_a, p->du, x, p->ldu, p->in, g->rank, p->in};
-        outers[2 * i + 1] =
-            (struct outer_job){g, g->grad_b, dy, p->u, p->out, p->ldu, p->out, g->rank};
+        outers[i] = (struct outer_job){g, g->grad_a, p->du, x, p->ldu, p->in, g->rank, p->in};
         if (dx) jobs[i] = du_to_dx(p, g, dx);
     }
-    sets[0] = outer_set(&arg, 2 * count);
-    sets[1] = cpu_gemm_set(d, &cut, jobs, dx ? count : 0);
+    sets[0] = cpu_gemm_set(d, &cut, jobs, dx ? count : 0);
+    sets[1] = outer_set(&arg, count);
     cpu_run_sets(d, sets, 2);
+}
+
+static int some(int left)
+{
+    return left < JOBS ? left : JOBS;
 }
 
 void cpu_project_back(struct device *d, float *dx, const float *dy, const float *x, int rows,
                       const struct projection_back *p)
 {
-    struct pile pile = {.d = d};
-    for (int g = 0; g < p->count; g++)
-        pile_add(&pile, dy_to_du(p, &p->groups[g], dy));
-    if (dx && p->w) pile_add(&pile, cpu_gemm_job(dx, dy, rows, p->w, p->add));
-    pile_run(&pile);
+    for (int g = 0; g == 0 || g < p->count; g += JOBS)
+        to_du(d, dx, dy, rows, p, g, some(p->count - g));
     for (int g = 0; g < p->count; g += JOBS)
-        from_du(d, dx, dy, x, p, &p->groups[g], p->count - g < JOBS ? p->count - g : JOBS);
+        from_du(d, dx, x, p, &p->groups[g], some(p->count - g));
 }
