@@ -84,7 +84,13 @@ struct projection {
     int count;
 };
 
-/* Its way back. */
+/* Its way back, or half of it, for who has to do something about du in between. */
+enum back_part {
+    BACK_WHOLE,
+    BACK_DX,    /* dx and du; gradients are left alone */
+    BACK_GRADS, /* gradients from du as it stands; w and dx are not looked at */
+};
+
 struct projection_back {
     const struct packed *w; /* [in, out], transposed; NULL: adapters only */
     int in, out;            /* as in the projection */
@@ -94,6 +100,7 @@ struct projection_back {
     int ldu;
     const struct lora_group *groups;
     int count;
+    enum back_part part;
 };
 
 /* One AdamW step (arXiv 1711.05101, algorithm 2) with everything scalar worked out in double:
@@ -157,7 +164,7 @@ struct ops {
     /* dx [rows, in] (+)= dy w;  du = scale dy B;  dx += du A (dx NULL: not wanted);
      * grad_a += sum over blocks of du^T x;  grad_b += sum over blocks of dy^T u, a block's rows
      * being one chain from zero.  u is what project() left.  Groups with the same gradients must
-     * not share a call. */
+     * not share a call.  BACK_DX and then BACK_GRADS give the bits of BACK_WHOLE. */
     void (*project_back)(struct device *d, float *dx, const float *dy, const float *x, int rows,
                          const struct projection_back *p);
 
@@ -208,7 +215,9 @@ struct ops {
                            const struct attn_shape *shape);
 
     /* ---- the head ---- */
-    /* Row i asks for the ids at first[i] .. first[i + 1] - 1; with first NULL for ids[i] alone.
+    /* Row i asks for the ids at first[i] .. first[i + 1] - 1; with first NULL for ids[i] alone.  An
+     * id of -1 is one of a vocabulary that goes on elsewhere: its logprob is 0, its onehot nowhere.
+     *
      * lse[i] = log sum exp(logits [i, vocab]);  logprob[c] = logits[i, ids[c]] - lse[i] */
     void (*logprob)(struct device *d, float *logprob, float *lse, const float *logits,
                     const int *first, const int32_t *ids, int rows, int vocab);

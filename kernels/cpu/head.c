@@ -59,7 +59,7 @@ static void logprob_task(const void *p, int task, float *scratch)
         double all = row_lse(x, a->vocab);
         a->lse[i] = (float)all;
         for (size_t c = first_of(a, i); c < first_of(a, i + 1); c++)
-            a->logprob[c] = (float)((double)x[a->ids[c]] - all);
+            a->logprob[c] = a->ids[c] < 0 ? 0 : (float)((double)x[a->ids[c]] - all);
     }
 }
 
@@ -86,7 +86,7 @@ static void logprob_back_task(const void *p, int task, float *scratch)
             v_store_n(x + j, v_mul(minus, v_exp(v_sub(v_load_n(x + j, n), lse))), n);
         }
         for (size_t c = first; c < end; c++)
-            x[a->ids[c]] += a->g[c];
+            if (a->ids[c] >= 0) x[a->ids[c]] += a->g[c];
     }
 }
 

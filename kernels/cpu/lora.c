@@ -199,6 +199,17 @@ static struct gemm_job du_to_dx(const struct projection_back *p, const struct lo
     return j;
 }
 
+/* Which half of the way back was asked for (enum back_part). */
+static bool wants_dx(const struct projection_back *p)
+{
+    return p->part != BACK_GRADS;
+}
+
+static bool wants_grads(const struct projection_back *p)
+{
+    return p->part != BACK_DX;
+}
+
 /* du of up to JOBS groups, the gradients of their B, and beside the first of them the frozen
  * product.  The gradients are small tasks and come last, so that threads end together. */
 static void to_du(struct device *d, float *dx, const float *dy, int rows,
@@ -212,13 +223,14 @@ static void to_du(struct device *d, float *dx, const float *dy, int rows,
     int n = 0;
     for (int i = 0; i < count; i++) {
         const struct lora_group *g = &p->groups[first + i];
-        jobs[n++] = dy_to_du(p, g, dy);
+        if (wants_dx(p)) jobs[n++] = dy_to_du(p, g, dy);
         outers[i] =
             (struct outer_job){g, g->grad_b, dy, p->u, p->out, p->ldu, p->out, g->rank};
     }
-    if (first == 0 && dx && p->w) jobs[n++] = cpu_gemm_job(dx, dy, rows, p->w, p->add);
+    if (first == 0 && dx && p->w && wants_dx(p))
+        jobs[n++] = cpu_gemm_job(dx, dy, rows, p->w, p->add);
     sets[0] = cpu_gemm_set(d, &cut, jobs, n);
-    sets[1] = outer_set(&arg, count);
+    sets[1] = outer_set(&arg, wants_grads(p) ? count : 0);
     cpu_run_sets(d, sets, 2);
 }
 
@@ -231,13 +243,14 @@ static void from_du(struct device *d, float *dx, const float *x, const struct pr
     struct gemm_cut cut;
     struct outer_arg arg = {outers};
     struct cpu_set sets[2];
+    bool ahead = dx && wants_dx(p);
     for (int i = 0; i < count; i++) {
         const struct lora_group *g = &groups[i];
         outers[i] = (struct outer_job){g, g->grad_a, p->du, x, p->ldu, p->in, g->rank, p->in};
-        if (dx) jobs[i] = du_to_dx(p, g, dx);
+        if (ahead) jobs[i] = du_to_dx(p, g, dx);
     }
-    sets[0] = cpu_gemm_set(d, &cut, jobs, dx ? count : 0);
-    sets[1] = outer_set(&arg, count);
+    sets[0] = cpu_gemm_set(d, &cut, jobs, ahead ? count : 0);
+    sets[1] = outer_set(&arg, wants_grads(p) ? count : 0);
     cpu_run_sets(d, sets, 2);
 }
 

@@ -172,6 +172,40 @@ static void every_instruction_set_has_the_same_bits_on_any_threads(void **state)
     free(want), free(logits), free(g);
 }
 
+/* A vocabulary of two parts: each part's gradients are those of the whole, when both know the
+ * whole's log-sum-exp; an id of the other part has no logprob here. */
+static void a_part_of_the_vocabulary_leaves_ids_of_others_out(void **state)
+{
+    enum { VOCAB = 37, LEFT = 16 };
+    const struct ops *ops = ops_cpu();
+    struct device *d = device_with(ops, 2);
+    float *whole = numbers(ROWS * VOCAB, 4), *g = numbers(16, 5), lp[16], lse[ROWS], lp2[16],
+          lse2[ROWS];
+    float *parts[2] = {zeros(ROWS * LEFT), zeros(ROWS * (VOCAB - LEFT))};
+    int32_t ids[2][9];
+    for (int p = 0; p < 2; p++) {
+        int from = p ? LEFT : 0, vocab = p ? VOCAB - LEFT : LEFT;
+        for (int c = 0; c < 9; c++)
+            ids[p][c] = several[c] >= from && several[c] < from + vocab ? several[c] - from : -1;
+        for (int r = 0; r < ROWS; r++)
+            memcpy(parts[p] + r * vocab, whole + r * VOCAB + from, (size_t)vocab * sizeof(float));
+        ops->logprob(d, lp2, lse2, parts[p], several_first, ids[p], ROWS, vocab);
+        for (int c = 0; c < 9; c++)
+            assert_true(ids[p][c] >= 0 ? lp2[c] < 0 : lp2[c] == 0);
+    }
+    ops->logprob(d, lp, lse, whole, several_first, several, ROWS, VOCAB);
+    ops->logprob_back(d, whole, lse, g, several_first, several, ROWS, VOCAB);
+    for (int p = 0; p < 2; p++) {
+        int from = p ? LEFT : 0, vocab = p ? VOCAB - LEFT : LEFT;
+        ops->logprob_back(d, parts[p], lse, g, several_first, ids[p], ROWS, vocab);
+        for (int r = 0; r < ROWS; r++)
+            assert_same_bits(parts[p] + r * vocab, whole + r * VOCAB + from, (size_t)vocab);
+        free(parts[p]);
+    }
+    free(whole), free(g);
+    ops->close(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -179,6 +213,7 @@ int main(void)
         cmocka_unit_test(a_logit_of_minus_infinity_takes_no_part),
         cmocka_unit_test(the_way_back_agrees_with_finite_differences),
         cmocka_unit_test(several_ids_of_a_row_have_the_logprobs_of_one),
+        cmocka_unit_test(a_part_of_the_vocabulary_leaves_ids_of_others_out),
         cmocka_unit_test(one_id_a_row_has_the_same_bits_with_and_without_first),
         cmocka_unit_test(every_instruction_set_has_the_same_bits_on_any_threads),
     };

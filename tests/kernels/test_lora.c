@@ -192,6 +192,50 @@ static void a_group_alone_has_the_bits_it_has_in_company(void **state)
     world_clear(&one);
 }
 
+/* dx first, gradients later, as who sums du over ranks in between must ask for them. */
+static void the_halves_of_the_way_back_have_the_bits_of_the_whole(void **state)
+{
+    struct world whole, halves;
+    world_init(&whole, 2);
+    world_init(&halves, 2);
+    float *dx = zeros(ROWS * IN), *dx2 = zeros(ROWS * IN), *y = zeros(ROWS * OUT);
+    float *u = zeros(ROWS * LDU), *du = zeros(ROWS * LDU);
+    back(&whole, dx);
+    forward(&halves, y, u);
+    struct projection_back p = {.in = IN,
+                                .out = OUT,
+                                .u = u,
+                                .du = du,
+                                .ldu = LDU,
+                                .groups = halves.groups,
+                                .count = GROUPS,
+                                .part = BACK_DX};
+    halves.ops->project_back(halves.d, dx2, halves.weight, halves.x, ROWS, &p);
+    assert_same_bits(dx2, dx, ROWS * IN);
+    for (int g = 0; g < GROUPS; g++)
+        for (int i = 0; i < ranks[g] * IN; i++)
+            assert_true(halves.ga[g][i] == 0);
+    p.part = BACK_GRADS;
+    halves.ops->project_back(halves.d, dx2, halves.weight, halves.x, ROWS, &p);
+    assert_same_bits(dx2, dx, ROWS * IN);
+    for (int g = 0; g < GROUPS; g++) {
+        assert_same_bits(halves.ga[g], whole.ga[g], (size_t)(ranks[g] * IN));
+        assert_same_bits(halves.gb[g], whole.gb[g], (size_t)(ranks[g] * OUT));
+    }
+    for (int i = 0; i < ROWS * LDU; i++)
+        du[i] *= 2; /* gradients are made of the du that is there */
+    halves.ops->project_back(halves.d, NULL, halves.weight, halves.x, ROWS, &p);
+    for (int g = 0; g < GROUPS; g++)
+        for (int i = 0; i < ranks[g] * IN; i++) {
+            double want = 3 * (double)whole.ga[g][i];
+            assert_near((double)halves.ga[g][i], want, 1e-4 * fmax(1, fabs(want)), "grad_a",
+                        (size_t)i);
+        }
+    free(dx), free(dx2), free(y), free(u), free(du);
+    world_clear(&whole);
+    world_clear(&halves);
+}
+
 /* Two projections of the same rows, frozen weights in fp32 or bf16, and their way back: as the
  * frozen products and then the low-rank ones by themselves. */
 static void projections_together_are_the_sum_of_their_parts(void **state)
@@ -219,7 +263,8 @@ static void projections_together_are_the_sum_of_their_parts(void **state)
         w.ops->project(w.d, w.x, ROWS, p, 2);
         w.ops->gemm(w.d, want_dx, w.weight, ROWS, back, true);
         low_rank_back(&w, want_dx, du, u[0], 0, GROUPS);
-        const struct projection_back b = {back, IN, OUT, true, u[0], du, LDU, w.groups, GROUPS};
+        const struct projection_back b = {back, IN,       OUT,    true,      u[0], du,
+                                          LDU,  w.groups, GROUPS, BACK_WHOLE};
         w.ops->project_back(w.d, dx, w.weight, w.x, ROWS, &b);
         assert_same_bits(dx, want_dx, ROWS * IN);
         for (int i = 0; i < 2; i++) {
@@ -287,6 +332,7 @@ int main(void)
         cmocka_unit_test(gradients_agree_with_finite_differences),
         cmocka_unit_test(a_gradient_is_summed_block_by_block),
         cmocka_unit_test(a_group_alone_has_the_bits_it_has_in_company),
+        cmocka_unit_test(the_halves_of_the_way_back_have_the_bits_of_the_whole),
         cmocka_unit_test(projections_together_are_the_sum_of_their_parts),
         cmocka_unit_test(rows_that_products_share_are_those_of_the_call),
     };
