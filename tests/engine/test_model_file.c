@@ -6,9 +6,9 @@
 #include <cmocka.h>
 #include <jansson.h>
 #include "engine/model.h"
-#include "engine/safetensors.h"
 #include "folder.h"
 #include "seal/seal.h"
+#include "tensors.h"
 
 #define TIED   FIXTURES "/torch/tied"
 #define UNTIED FIXTURES "/torch/untied"
@@ -36,7 +36,7 @@ static struct device *dev;
 static void load_as_refused(const struct folder *f, const char *weights, const char *because)
 {
     struct err e = {0};
-    struct model_weights *mw = model_weights_load(f->path, weights, ops, dev, &e);
+    struct model_weights *mw = model_weights_load(f->path, weights, 0, 1, ops, dev, &e);
     if (mw) fail_msg("loaded, but should say \"%s\"", because);
     assert_int_equal(e.kind, ERR_USER);
     if (!strstr(e.text, because)) fail_msg("\"%s\" does not say \"%s\"", e.text, because);
@@ -59,7 +59,7 @@ static void config_refused(const char *key, const char *value, const char *becau
 static struct model_weights *load_as(const char *dir, const char *weights)
 {
     struct err e = {0};
-    struct model_weights *mw = model_weights_load(dir, weights, ops, dev, &e);
+    struct model_weights *mw = model_weights_load(dir, weights, 0, 1, ops, dev, &e);
     if (!mw) fail_msg("%s", e.text);
     return mw;
 }
@@ -414,7 +414,7 @@ static void rewrite(const struct folder *f, struct rewrite how)
         if (how.other_copy) x[0] += 1;
         list[n++].data = x;
     }
-    assert_int_equal(safetensors_write(folder_at(f, "model.safetensors"), list, n, &e), 0);
+    assert_int_equal(tensors_write(folder_at(f, "model.safetensors"), list, n, &e), 0);
     for (int i = 0; i < n; i++)
         free((void *)list[i].data);
     free(list);

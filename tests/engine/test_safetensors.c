@@ -10,8 +10,8 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include "base/buf.h"
-#include "engine/safetensors.h"
 #include "folder.h"
+#include "tensors.h"
 
 /* A file with the given header text and data_size zero bytes, its length field as claimed (-1:
  * true). */
@@ -213,18 +213,18 @@ static void reads_back_what_it_wrote(void **state)
         {.name = "a", .dtype = DTYPE_F32, .rank = 2, .shape = {2, 3}, .data = a},
     };
     const char *path = folder_at(&f, "x.safetensors");
-    assert_int_equal(safetensors_write(path, list, 2, &e), 0);
+    assert_int_equal(tensors_write(path, list, 2, &e), 0);
     struct safetensors *st = safetensors_open(path, &e);
     assert_non_null(st);
     assert_int_equal(safetensors_count(st), 2);
     assert_memory_equal(safetensors_find(st, "step")->data, &step, sizeof step);
     const struct safetensors_tensor *t = safetensors_find(st, "a");
     float back[6];
-    assert_int_equal(safetensors_widen(t, 2, 3, back, &e), 0);
+    assert_int_equal(tensor_widen(t, 2, 3, back, &e), 0);
     assert_memory_equal(back, a, sizeof a);
-    assert_int_equal(safetensors_widen(t, 3, 2, back, &e), -1);
+    assert_int_equal(tensor_widen(t, 3, 2, back, &e), -1);
     assert_non_null(strstr(e.text, "\"a\" has shape [2, 3], expected [3, 2]"));
-    assert_int_equal(safetensors_widen(safetensors_find(st, "step"), 1, 0, back, &e), -1);
+    assert_int_equal(tensor_widen(safetensors_find(st, "step"), 1, 0, back, &e), -1);
     assert_non_null(strstr(e.text, "is I64, expected F32"));
     assert_null(safetensors_find(st, "b"));
     safetensors_close(st);
@@ -241,7 +241,7 @@ static struct safetensors *open_pages(const struct folder *f)
     const struct safetensors_tensor t = {
         .name = "a", .dtype = DTYPE_U8, .rank = 1, .shape = {COUNT}, .data = ones};
     const char *path = folder_at(f, "x.safetensors");
-    assert_int_equal(safetensors_write(path, &t, 1, &e), 0);
+    assert_int_equal(tensors_write(path, &t, 1, &e), 0);
     free(ones);
     struct safetensors *st = safetensors_open(path, &e);
     if (!st) fail_msg("%s", e.text);
@@ -341,7 +341,7 @@ static float widened(enum safetensors_dtype dtype, uint16_t bits, int *rc)
     float out = 0;
     struct safetensors_tensor t = {
         .name = "h", .dtype = dtype, .rank = 1, .shape = {1}, .data = &bits, .size = 2, .count = 1};
-    *rc = safetensors_widen(&t, 1, 0, &out, &e);
+    *rc = tensor_widen(&t, 1, 0, &out, &e);
     return out;
 }
 

@@ -1,7 +1,7 @@
 /* A safetensors file in memory.  Of what is accepted, every value is read. */
 #include <assert.h>
 #include <stdlib.h>
-#include "engine/safetensors.h"
+#include "engine/tensors.h"
 #include "fuzz/target.h"
 
 static void read_all(const struct safetensors *st)
@@ -15,7 +15,7 @@ static void read_all(const struct safetensors *st)
         end += t->size;
         if (t->rank != 2 || safetensors_check_shape(t, t->shape[0], t->shape[1], &e) < 0) continue;
         float *values = malloc((t->count + 1) * sizeof *values);
-        if (values && safetensors_widen(t, t->shape[0], t->shape[1], values, &e) < 0)
+        if (values && tensor_widen(t, t->shape[0], t->shape[1], values, &e) < 0)
             assert(e.text[0]);
         free(values);
     }

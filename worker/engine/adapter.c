@@ -9,7 +9,6 @@
 #include "seal/seal.h"
 
 #define ALIGN_FLOATS 16 /* 64 bytes */
-#define PARTS        4  /* weights, gradient, m, v */
 
 static const char *const site_names[SITES_A_LAYER] = {
     [SITE_Q] = "self_attn.q_proj", [SITE_K] = "self_attn.k_proj", [SITE_V] = "self_attn.v_proj",
@@ -27,22 +26,6 @@ void lora_site_name(const struct adapter *ad, int index, char *out, size_t size)
 }
 
 /* ------------------------------------------------------------------ shapes and memory */
-
-static void site_shape(const struct model_conf *mc, int site, int *in, int *out)
-{
-    int q = mc->heads * mc->head_dim, kv = mc->kv_heads * mc->head_dim;
-    const int shapes[SITES_A_LAYER][2] = {
-        [SITE_Q] = {mc->hidden, q},
-        [SITE_K] = {mc->hidden, kv},
-        [SITE_V] = {mc->hidden, kv},
-        [SITE_O] = {q, mc->hidden},
-        [SITE_GATE] = {mc->hidden, mc->intermediate},
-        [SITE_UP] = {mc->hidden, mc->intermediate},
-        [SITE_DOWN] = {mc->intermediate, mc->hidden},
-    };
-    *in = shapes[site][0];
-    *out = shapes[site][1];
-}
 
 static bool site_trained(const struct lora_conf *conf, int site)
 {
@@ -62,7 +45,7 @@ static size_t part_floats(const struct model_conf *mc, const struct lora_conf *c
     size_t layer = 0, unembed = 0;
     for (int s = 0; s < SITES_A_LAYER; s++) {
         int in, out;
-        site_shape(mc, s, &in, &out);
+        site_size(mc, (enum lora_site)s, &in, &out);
         if (site_trained(conf, s))
             layer += aligned_count(conf->rank, in) + aligned_count(out, conf->rank);
     }
@@ -92,10 +75,10 @@ static void place_sites(struct adapter *ad, const struct model_conf *mc)
     for (int i = 0; i < ad->site_count; i++) {
         struct lora_tensor *t = &ad->sites[i];
         bool last = i == ad->site_count - 1;
-        if (last)
-            *t = (struct lora_tensor){.in = mc->hidden, .out = mc->vocab};
-        else
-            site_shape(mc, i % SITES_A_LAYER, &t->in, &t->out);
+        t->in = mc->hidden;
+        t->out = mc->vocab;
+        t->cut = last ? CUT_OUT : site_cut((enum lora_site)(i % SITES_A_LAYER));
+        if (!last) site_size(mc, (enum lora_site)(i % SITES_A_LAYER), &t->in, &t->out);
         if (last ? ad->conf.train_unembed : site_trained(&ad->conf, i % SITES_A_LAYER))
             place_site(t, ad->conf.rank, ad->trainable, ad->part_count, &at);
     }
@@ -111,12 +94,13 @@ int lora_conf_check(const struct lora_conf *conf, struct err *e)
     return 0;
 }
 
-struct adapter *adapter_alloc(const struct model_conf *mc, const struct lora_conf *conf,
-                              bool trainable, struct err *e)
+static struct adapter *alloc_rank(const struct model_conf *mc, const struct lora_conf *conf,
+                                  bool trainable)
 {
-    if (lora_conf_check(conf, e) < 0) return NULL;
     struct adapter *ad = calloc(1, sizeof *ad);
-    if (!ad) goto fail;
+    if (!ad) return NULL;
+    ad->rank_count = 1;
+    ad->ranks[0] = ad;
     ad->conf = *conf;
     ad->scale = ENGINE_LORA_ALPHA / (float)conf->rank;
     ad->layers = mc->layers;
@@ -126,10 +110,25 @@ struct adapter *adapter_alloc(const struct model_conf *mc, const struct lora_con
     ad->memory_count = ad->part_count * (trainable ? PARTS : 1);
     ad->sites = calloc((size_t)ad->site_count, sizeof *ad->sites);
     ad->memory = memory_alloc(ad->memory_count * sizeof(float));
-    if (!ad->sites || !ad->memory) goto fail;
-    place_sites(ad, mc);
-    return ad;
-fail:
+    if (ad->sites && ad->memory) {
+        place_sites(ad, mc);
+        return ad;
+    }
+    adapter_free(ad);
+    return NULL;
+}
+
+struct adapter *adapter_alloc(const struct model_conf *mc, const struct lora_conf *conf,
+                              bool trainable, struct err *e)
+{
+    if (lora_conf_check(conf, e) < 0) return NULL;
+    struct adapter *ad = alloc_rank(mc, conf, trainable);
+    for (int r = 1; ad && r < mc->ranks; r++) {
+        ad->ranks[r] = alloc_rank(mc, conf, trainable);
+        if (!ad->ranks[r]) break;
+        ad->rank_count = r + 1;
+    }
+    if (ad && ad->rank_count == mc->ranks) return ad;
     err_set(e, ERR_RETRY, "out of memory for an adapter of rank %d", conf->rank);
     adapter_free(ad);
     return NULL;
@@ -138,6 +137,8 @@ fail:
 void adapter_free(struct adapter *ad)
 {
     if (!ad) return;
+    for (int r = 1; r < ad->rank_count; r++)
+        adapter_free(ad->ranks[r]);
     free(ad->memory);
     free(ad->sites);
     free(ad);
@@ -145,7 +146,63 @@ void adapter_free(struct adapter *ad)
 
 size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool optimizer)
 {
-    return part_floats(engine_model_conf(en), conf) * (optimizer ? PARTS : 1) * sizeof(float);
+    const struct model_conf *mc = engine_model_conf(en);
+    return part_floats(mc, conf) * (size_t)mc->ranks * (optimizer ? PARTS : 1) * sizeof(float);
+}
+
+/* ------------------------------------------------------------------ tensors over ranks */
+
+static bool is_cut(const struct adapter *ad, const struct lora_tensor *t, int b)
+{
+    return ad->rank_count > 1 && t->cut == (b ? CUT_OUT : CUT_IN);
+}
+
+void adapter_tensor_size(const struct adapter *ad, int site, int b, int64_t *rows, int64_t *cols)
+{
+    const struct lora_tensor *t = &ad->sites[site];
+    int times = is_cut(ad, t, b) ? ad->rank_count : 1;
+    *rows = b ? (int64_t)t->out * times : ad->conf.rank;
+    *cols = b ? ad->conf.rank : (int64_t)t->in * times;
+}
+
+static float *part_of(const struct lora_tensor *t, enum part part, int b)
+{
+    switch (part) {
+    case PART_WEIGHTS:
+        return b ? t->b : t->a;
+    case PART_GRADIENT:
+        return b ? t->grad_b : t->grad_a;
+    case PART_M:
+        return b ? t->m_b : t->m_a;
+    default:
+        return b ? t->v_b : t->v_a;
+    }
+}
+
+/* B is cut by rows, so a rank's part is one piece; A by columns, so each row of a part is. */
+float *adapter_tensor_piece(const struct adapter *ad, int site, enum part part, int b, size_t at,
+                            size_t *count)
+{
+    const struct lora_tensor *t = &ad->sites[site];
+    size_t rank = (size_t)ad->conf.rank, piece = b ? (size_t)t->out * rank : (size_t)t->in;
+    if (!is_cut(ad, t, b)) {
+        *count = rank * (size_t)(b ? t->out : t->in) - at;
+        return part_of(t, part, b) + at;
+    }
+    size_t nth = at / piece, ranks = (size_t)ad->rank_count, inside = at % piece;
+    const struct adapter *owner = ad->ranks[nth % ranks];
+    *count = piece - inside;
+    return part_of(&owner->sites[site], part, b) + nth / ranks * piece + inside;
+}
+
+void adapter_tensor_spread(const struct adapter *ad, int site, enum part part, int b)
+{
+    const struct lora_tensor *t = &ad->sites[site];
+    size_t count = (size_t)ad->conf.rank * (size_t)(b ? t->out : t->in);
+    if (is_cut(ad, t, b)) return;
+    for (int r = 1; r < ad->rank_count; r++)
+        memcpy(part_of(&ad->ranks[r]->sites[site], part, b), part_of(t, part, b),
+               count * sizeof(float));
 }
 
 /* ------------------------------------------------------------------ a fresh one */
@@ -160,6 +217,27 @@ void adapter_name_base(struct adapter *ad, const char *model_dir)
     snprintf(ad->base_model, sizeof ad->base_model, "%.*s", (int)(end - begin), model_dir + begin);
 }
 
+/* A's numbers depend on their places in the whole tensor, which is drawn first if it is cut. */
+static int draw_a(struct adapter *ad, int site, uint64_t seed, struct err *e)
+{
+    const struct lora_tensor *t = &ad->sites[site];
+    int64_t rows, cols;
+    char name[64];
+    adapter_tensor_size(ad, site, 0, &rows, &cols);
+    size_t count = (size_t)(rows * cols);
+    float *whole = is_cut(ad, t, 0) ? malloc(count * sizeof *whole) : t->a;
+    if (!whole) return err_set(e, ERR_RETRY, "out of memory for an adapter");
+    lora_site_name(ad, site, name, sizeof name);
+    philox_fill(whole, count, 0, 1.0f / sqrtf((float)cols), seed, name);
+    for (size_t at = 0, n; whole != t->a && at < count; at += n) {
+        float *piece = adapter_tensor_piece(ad, site, PART_WEIGHTS, 0, at, &n);
+        memcpy(piece, whole + at, n * sizeof *piece);
+    }
+    if (whole != t->a) free(whole);
+    adapter_tensor_spread(ad, site, PART_WEIGHTS, 0);
+    return 0;
+}
+
 struct adapter *adapter_create(struct engine *en, const struct lora_conf *conf, uint64_t seed,
                                struct err *e)
 {
@@ -167,12 +245,9 @@ struct adapter *adapter_create(struct engine *en, const struct lora_conf *conf, 
     if (!ad) return NULL;
     adapter_name_base(ad, engine_info(en)->model_dir);
     for (int i = 0; i < ad->site_count; i++) {
-        const struct lora_tensor *t = &ad->sites[i];
-        char name[64];
-        if (!t->a) continue;
-        lora_site_name(ad, i, name, sizeof name);
-        philox_fill(t->a, (size_t)conf->rank * (size_t)t->in, 0, 1.0f / sqrtf((float)t->in), seed,
-                    name);
+        if (!ad->sites[i].a || draw_a(ad, i, seed, e) == 0) continue;
+        adapter_free(ad);
+        return NULL;
     }
     return ad;
 }
@@ -194,23 +269,32 @@ bool adapter_has_gradient(const struct adapter *ad)
     return ad->has_gradient;
 }
 
-static void hash_pair(struct seal_hash *h, const struct lora_tensor *t, int rank, const float *a,
-                      const float *b)
+static void hash_pair(struct seal_hash *h, const struct adapter *ad, int site, enum part part)
 {
-    seal_hash_add(h, a, (size_t)rank * (size_t)t->in * sizeof *a);
-    seal_hash_add(h, b, (size_t)rank * (size_t)t->out * sizeof *b);
+    for (int b = 0; b < 2; b++) {
+        int64_t rows, cols;
+        adapter_tensor_size(ad, site, b, &rows, &cols);
+        for (size_t at = 0, n; at < (size_t)(rows * cols); at += n) {
+            const float *piece = adapter_tensor_piece(ad, site, part, b, at, &n);
+            seal_hash_add(h, piece, n * sizeof *piece);
+        }
+    }
 }
 
-static void hash_site(struct seal_hash *h, const struct adapter *ad, const struct lora_tensor *t)
+static void hash_site(struct seal_hash *h, const struct adapter *ad, int site)
 {
-    const int32_t shape[3] = {t->a ? ad->conf.rank : 0, t->in, t->out};
+    bool there = ad->sites[site].a != NULL;
+    int64_t rank, in, out;
+    adapter_tensor_size(ad, site, 0, &rank, &in);
+    adapter_tensor_size(ad, site, 1, &out, &rank);
+    const int32_t shape[3] = {there ? ad->conf.rank : 0, (int32_t)in, (int32_t)out};
     seal_hash_add(h, shape, sizeof shape);
-    if (!t->a) return;
-    hash_pair(h, t, ad->conf.rank, t->a, t->b);
+    if (!there) return;
+    hash_pair(h, ad, site, PART_WEIGHTS);
     if (!ad->trainable) return;
-    hash_pair(h, t, ad->conf.rank, t->m_a, t->m_b);
-    hash_pair(h, t, ad->conf.rank, t->v_a, t->v_b);
-    if (ad->has_gradient) hash_pair(h, t, ad->conf.rank, t->grad_a, t->grad_b);
+    hash_pair(h, ad, site, PART_M);
+    hash_pair(h, ad, site, PART_V);
+    if (ad->has_gradient) hash_pair(h, ad, site, PART_GRADIENT);
 }
 
 void adapter_digest(const struct adapter *ad, char out[65])
@@ -224,7 +308,7 @@ void adapter_digest(const struct adapter *ad, char out[65])
         ad->layers,    ad->trainable,       ad->has_gradient,   ad->step};
     seal_hash_add(h, head, sizeof head);
     for (int i = 0; i < ad->site_count; i++)
-        hash_site(h, ad, &ad->sites[i]);
+        hash_site(h, ad, i);
     seal_hash_end(h, digest);
     seal_hex(digest, sizeof digest, out);
 }

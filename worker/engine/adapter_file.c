@@ -24,8 +24,6 @@
 
 #define PATH_SIZE 4096
 
-enum part { PART_WEIGHTS, PART_GRADIENT, PART_M, PART_V, PARTS };
-
 /* In order of name, as the hash wants them. */
 enum file { FILE_CONFIG, FILE_WEIGHTS, FILE_OPTIMIZER, FILES };
 
@@ -53,33 +51,17 @@ static bool group_trained(const struct lora_conf *conf, int group)
 
 /* ------------------------------------------------------------------ tensors */
 
-static float *part_of(const struct lora_tensor *t, enum part part, bool b)
-{
-    switch (part) {
-    case PART_WEIGHTS:
-        return b ? t->b : t->a;
-    case PART_GRADIENT:
-        return b ? t->grad_b : t->grad_a;
-    case PART_M:
-        return b ? t->m_b : t->m_a;
-    default:
-        return b ? t->v_b : t->v_a;
-    }
-}
-
-/* The tensor of site i, its A (b 0) or B (b 1), as it stands in a file. */
+/* The tensor of site i, its A (b 0) or B (b 1), as it stands in a file; without data, which may be
+ * in pieces. */
 static struct safetensors_tensor tensor_of(const struct adapter *ad, int site, enum part part,
                                            int b)
 {
-    const struct lora_tensor *t = &ad->sites[site];
     struct safetensors_tensor out = {.dtype = DTYPE_F32, .rank = 2};
     char name[64];
     lora_site_name(ad, site, name, sizeof name);
     snprintf(out.name, sizeof out.name, "%s%s.lora_%c.weight", part_prefix[part], name,
              b ? 'B' : 'A');
-    out.shape[0] = b ? t->out : ad->conf.rank;
-    out.shape[1] = b ? ad->conf.rank : t->in;
-    out.data = part_of(t, part, b != 0);
+    adapter_tensor_size(ad, site, b, &out.shape[0], &out.shape[1]);
     out.count = (size_t)(out.shape[0] * out.shape[1]);
     out.size = out.count * sizeof(float);
     return out;
@@ -124,28 +106,53 @@ static int write_config(const struct adapter *ad, const char *path, struct err *
     return rc;
 }
 
+/* The bytes of what list_part() listed. */
+static int put_part(struct safetensors_writer *w, const struct adapter *ad, enum part part,
+                    struct err *e)
+{
+    for (int i = 0; i < ad->site_count; i++)
+        for (int b = 0; b < 2 && ad->sites[i].a; b++) {
+            size_t count = tensor_of(ad, i, part, b).count;
+            for (size_t at = 0, n; at < count; at += n) {
+                const float *piece = adapter_tensor_piece(ad, i, part, b, at, &n);
+                if (safetensors_writer_put(w, piece, n * sizeof *piece, e) < 0) return -1;
+            }
+        }
+    return 0;
+}
+
 static int write_weights(const struct adapter *ad, const char *path, struct err *e)
 {
     struct safetensors_tensor *list = list_create(ad, 1, e);
     if (!list) return -1;
-    int rc = safetensors_write(path, list, list_part(ad, PART_WEIGHTS, list), e);
+    int n = list_part(ad, PART_WEIGHTS, list);
+    struct safetensors_writer *w = safetensors_writer_begin(path, list, n, e);
     free(list);
-    return rc;
+    if (!w) return -1;
+    if (put_part(w, ad, PART_WEIGHTS, e) == 0) return safetensors_writer_finish(w, e);
+    safetensors_writer_abort(w);
+    return -1;
 }
 
 static int write_optimizer(const struct adapter *ad, const char *path, struct err *e)
 {
     struct safetensors_tensor *list = list_create(ad, PARTS, e);
     if (!list) return -1;
-    list[0] = (struct safetensors_tensor){
-        .name = "step", .dtype = DTYPE_I64, .rank = 1, .shape = {1}, .data = &ad->step};
+    list[0] =
+        (struct safetensors_tensor){.name = "step", .dtype = DTYPE_I64, .rank = 1, .shape = {1}};
     int n = 1;
     n += list_part(ad, PART_M, list + n);
     n += list_part(ad, PART_V, list + n);
     if (ad->has_gradient) n += list_part(ad, PART_GRADIENT, list + n);
-    int rc = safetensors_write(path, list, n, e);
+    struct safetensors_writer *w = safetensors_writer_begin(path, list, n, e);
     free(list);
-    return rc;
+    if (!w) return -1;
+    if (safetensors_writer_put(w, &ad->step, sizeof ad->step, e) == 0 &&
+        put_part(w, ad, PART_M, e) == 0 && put_part(w, ad, PART_V, e) == 0 &&
+        (!ad->has_gradient || put_part(w, ad, PART_GRADIENT, e) == 0))
+        return safetensors_writer_finish(w, e);
+    safetensors_writer_abort(w);
+    return -1;
 }
 
 static int write_files(const struct adapter *ad, const char *dir, bool with_optimizer,
@@ -397,9 +404,14 @@ static int read_part(struct adapter *ad, const struct safetensors *st, enum part
             struct safetensors_tensor want = tensor_of(ad, i, part, b);
             const struct safetensors_tensor *t = safetensors_find(st, want.name);
             if (!t) return err_set(e, ERR_USER, "there is no tensor \"%s\"", want.name);
-            if (safetensors_widen(t, want.shape[0], want.shape[1],
-                                  part_of(&ad->sites[i], part, b != 0), e) < 0)
+            if (safetensors_check_shape(t, want.shape[0], want.shape[1], e) < 0 ||
+                safetensors_check_values(t, false, e) < 0)
                 return -1;
+            for (size_t at = 0, n; at < want.count; at += n) {
+                float *piece = adapter_tensor_piece(ad, i, part, b, at, &n);
+                safetensors_read(t, at, n, piece);
+            }
+            adapter_tensor_spread(ad, i, part, b);
             (*used)++;
         }
     }

@@ -1,10 +1,28 @@
 /* backward.c - from the gradient of the normed last rows to the adapters' gradients.
  *
  * The base is frozen: activations' gradients go through W, and only A and B collect any.  Norms,
- * rotation and the SwiGLU product are worked out again instead of being kept. */
+ * rotation and the SwiGLU product are worked out again instead of being kept.
+ *
+ * With several ranks dx of what stands between layers is whole on each.  What goes back through o
+ * and down needs no sum; through q, k and v, or gate and up, every rank has a part of dx and of du,
+ * which are summed.  A gradient of an A or B that is whole on all ranks is made by each of them,
+ * from the same numbers in the same order, so it never has to be sent. */
 #include "engine/pass.h"
 
-/* dx (+)= dy W + (scale dy B) A, and the site's gradients.  dx NULL: nobody below needs it. */
+void pass_project_back(struct engine *en, float *dx, const float *dy, const float *x, int rows,
+                       struct projection_back *back, enum cut cut)
+{
+    bool sums = en->comm && cut == CUT_OUT && back->count > 0;
+    back->part = sums ? BACK_DX : BACK_WHOLE;
+    en->ops->project_back(en->dev, dx, dy, x, rows, back);
+    if (!sums) return;
+    engine_all_reduce(en, back->du, (size_t)rows * (size_t)back->ldu);
+    back->part = BACK_GRADS;
+    en->ops->project_back(en->dev, dx, dy, x, rows, back);
+}
+
+/* dx (+)= dy W + (scale dy B) A, and the site's gradients.  dx NULL: nobody below needs it.  Where
+ * ranks have different outputs, dx is this rank's part of it. */
 static void project_back(struct pass *p, int layer, enum lora_site site, float *dx, const float *dy,
                          const float *x, bool add)
 {
@@ -17,7 +35,13 @@ static void project_back(struct pass *p, int layer, enum lora_site site, float *
                                    .groups = p->loras,
                                    .count = pass_site_groups(p, layer, site, p->loras)};
     site_size(&en->mw->conf, site, &back.in, &back.out);
-    en->ops->project_back(en->dev, dx, dy, x, p->rows, &back);
+    pass_project_back(en, dx, dy, x, p->rows, &back, site_cut(site));
+}
+
+/* A sum over ranks of what the sites that read the same rows left in dx. */
+static void sum_parts(struct pass *p, float *dx)
+{
+    engine_all_reduce(p->en, dx, (size_t)p->rows * (size_t)p->en->mw->conf.hidden);
 }
 
 static void mlp_back(struct pass *p, int layer)
@@ -35,6 +59,7 @@ static void mlp_back(struct pass *p, int layer)
     ops->rms_norm(en->dev, p->norm, a->mid, w->post_norm, p->rows, mc->hidden, mc->rms_eps);
     project_back(p, layer, SITE_GATE, p->dnorm, p->dgate, p->norm, false);
     project_back(p, layer, SITE_UP, p->dnorm, p->dup, p->norm, true);
+    sum_parts(p, p->dnorm);
     ops->rms_norm_back(en->dev, p->dx, p->dnorm, a->mid, w->post_norm, p->rows, mc->hidden,
                        mc->rms_eps, true);
 }
@@ -79,9 +104,10 @@ static void attention_layer_back(struct pass *p, int layer)
     project_back(p, layer, SITE_Q, dnorm, p->dq, p->norm, false);
     project_back(p, layer, SITE_K, dnorm, p->dk, p->norm, true);
     project_back(p, layer, SITE_V, dnorm, p->dv, p->norm, true);
-    if (dnorm)
-        en->ops->rms_norm_back(en->dev, p->dx, dnorm, a->x, w->input_norm, p->rows, mc->hidden,
-                               mc->rms_eps, true);
+    if (!dnorm) return;
+    sum_parts(p, dnorm);
+    en->ops->rms_norm_back(en->dev, p->dx, dnorm, a->x, w->input_norm, p->rows, mc->hidden,
+                           mc->rms_eps, true);
 }
 
 static bool trains_layers(const struct pass *p)
@@ -93,15 +119,20 @@ static bool trains_layers(const struct pass *p)
     return false;
 }
 
-void pass_backward(struct pass *p)
+static void backward(void *arg, int rank)
 {
+    struct pass *p = ((struct pass *)arg)->ranks[rank];
     struct engine *en = p->en;
     const struct model_conf *mc = &en->mw->conf;
-    if (!trains_layers(p)) return;
     en->ops->rms_norm_back(en->dev, p->dx, p->dfinal, p->hidden, en->mw->final_norm, p->rows,
                            mc->hidden, mc->rms_eps, false);
     for (int l = mc->layers - 1; l >= 0; l--) {
         mlp_back(p, l);
         attention_layer_back(p, l);
     }
+}
+
+void pass_backward(struct pass *p)
+{
+    if (trains_layers(p)) engine_on_ranks(p->en, backward, p);
 }

@@ -32,23 +32,74 @@ void site_size(const struct model_conf *mc, enum lora_site site, int *in, int *o
     }
 }
 
+enum cut site_cut(enum lora_site site)
+{
+    return site == SITE_O || site == SITE_DOWN ? CUT_IN : CUT_OUT;
+}
+
 /* ------------------------------------------------------------------ the device */
 
 static int open_device(struct engine *en, const struct engine_conf *conf, struct err *e)
 {
     const char *name = conf->device ? conf->device : "cpu";
     int index = 0, end = 0;
+    bool several = en->rank_count > 1;
     if (strcmp(name, "cpu") == 0) {
         en->ops = ops_cpu();
+        en->comm_ops = several ? comm_cpu() : NULL;
     } else if (sscanf(name, "cuda:%d%n", &index, &end) == 1 && index >= 0 && !name[end]) {
+        index += en->rank;
         en->ops = ops_cuda(index, e);
+        en->comm_ops = en->ops && several ? comm_nccl(e) : NULL;
     } else {
         return err_set(e, ERR_USER, "device is \"%s\", expected \"cpu\" or \"cuda:N\"", name);
     }
-    if (!en->ops) return -1;
+    if (!en->ops || (several && !en->comm_ops)) return -1;
     en->threads = conf->threads;
     en->dev = en->ops->open(index, conf->threads, e);
     return en->dev ? 0 : -1;
+}
+
+/* ------------------------------------------------------------------ ranks */
+
+void engine_on_ranks(struct engine *en, team_fn *fn, void *arg)
+{
+    team_run(en->team, fn, arg);
+}
+
+int engine_sync(struct engine *en, struct err *e)
+{
+    for (int r = 0; r < en->rank_count; r++)
+        if (en->ranks[r]->ops->sync(en->ranks[r]->dev, e) < 0) return -1;
+    return 0;
+}
+
+/* The devices of all ranks, their threads, and what sums over them. */
+static int open_ranks(struct engine *en, const struct engine_conf *conf, struct err *e)
+{
+    struct device *devices[ENGINE_RANKS_MAX];
+    struct comm *ends[ENGINE_RANKS_MAX];
+    int n = conf->ranks > 1 ? conf->ranks : 1;
+    if (conf->ranks < 0 || n > ENGINE_RANKS_MAX)
+        return err_set(e, ERR_USER, "ranks is %d, expected 1 to %d", conf->ranks,
+                       ENGINE_RANKS_MAX);
+    for (int r = 0; r < n; r++) {
+        struct engine *one = en->ranks[r] = r ? calloc(1, sizeof *one) : en;
+        if (!one) return err_set(e, ERR_RETRY, "out of memory");
+        en->rank_count = r + 1; /* so many are there to be closed */
+        one->rank = r;
+    }
+    for (int r = 0; r < n; r++) {
+        en->ranks[r]->rank_count = n;
+        if (open_device(en->ranks[r], conf, e) < 0) return -1;
+        devices[r] = en->ranks[r]->dev;
+    }
+    if (n == 1) return 0;
+    if (en->comm_ops->open(devices, n, ends, e) < 0) return -1;
+    for (int r = 0; r < n; r++)
+        en->ranks[r]->comm = ends[r];
+    en->team = team_create(n, e);
+    return en->team ? 0 : -1;
 }
 
 size_t rope_bytes(const struct model_conf *mc)
@@ -94,7 +145,7 @@ static int open_vocab(struct engine *en, const char *dir, struct err *e)
 
 static int fill_info(struct engine *en, const char *dir, struct err *e)
 {
-    const struct model_conf *mc = &en->mw->conf;
+    const struct model_conf *mc = &en->mw->whole;
     char *copy = strdup(dir);
     if (!copy) return err_set(e, ERR_RETRY, "out of memory");
     en->info = (struct engine_info){.model_dir = copy,
@@ -111,8 +162,12 @@ static int fill_info(struct engine *en, const char *dir, struct err *e)
                                     .eos = mc->eos,
                                     .eos_count = mc->eos_count,
                                     .weights = en->mw->dtype == OPS_BF16 ? "bf16" : "fp32",
+                                    .ranks = en->rank_count,
                                     .numerics = en->ops->numerics(en->dev, en->mw->dtype)};
     memcpy(en->info.weights_sha256, en->mw->sha256, sizeof en->info.weights_sha256);
+    if (en->rank_count == 1) return 0;
+    snprintf(en->numerics, sizeof en->numerics, "%s/tp %d", en->info.numerics, en->rank_count);
+    en->info.numerics = en->numerics;
     return 0;
 }
 
@@ -129,21 +184,57 @@ void engine_shape(struct engine *en)
     en->kv_floats = en->ops->kv_floats(&en->shape);
 }
 
-static int open_all(struct engine *en, const struct engine_conf *conf, struct err *e)
+struct loading {
+    struct engine *en;
+    const struct engine_conf *conf;
+    struct err errors[ENGINE_RANKS_MAX];
+    int rc[ENGINE_RANKS_MAX];
+};
+
+static int load_part(struct engine *en, const struct engine_conf *conf, struct err *e)
 {
-    if (open_device(en, conf, e) < 0 || open_vocab(en, conf->model_dir, e) < 0) return -1;
-    en->mw = model_weights_load(conf->model_dir, conf->weights, en->ops, en->dev, e);
+    en->mw = model_weights_load(conf->model_dir, conf->weights, en->rank, en->rank_count, en->ops,
+                                en->dev, e);
     if (!en->mw) return -1;
     en->layers = en->mw->packed;
     en->unembed = en->mw->unembed;
     en->unembed_back = en->mw->unembed_back;
-    if (fill_info(en, conf->model_dir, e) < 0) return -1;
-    if (make_rope(en, e) < 0) return -1;
-    size_t kv_bytes;
     engine_shape(en);
+    return make_rope(en, e);
+}
+
+static void load_rank(void *arg, int rank)
+{
+    struct loading *l = arg;
+    l->rc[rank] = load_part(l->en->ranks[rank], l->conf, &l->errors[rank]);
+}
+
+/* Each rank reads all files and keeps its part; so they must have read the same. */
+static int load_ranks(struct engine *en, const struct engine_conf *conf, struct err *e)
+{
+    struct loading l = {.en = en, .conf = conf};
+    engine_on_ranks(en, load_rank, &l);
+    for (int r = 0; r < en->rank_count; r++) {
+        if (l.rc[r] == 0) continue;
+        if (e) *e = l.errors[r];
+        return -1;
+    }
+    for (int r = 1; r < en->rank_count; r++)
+        if (strcmp(en->ranks[r]->mw->sha256, en->mw->sha256))
+            return err_set(e, ERR_RETRY, "the weight files changed while they were read");
+    return 0;
+}
+
+static int open_all(struct engine *en, const struct engine_conf *conf, struct err *e)
+{
+    if (open_ranks(en, conf, e) < 0 || open_vocab(en, conf->model_dir, e) < 0) return -1;
+    if (load_ranks(en, conf, e) < 0 || fill_info(en, conf->model_dir, e) < 0) return -1;
+    size_t kv_bytes;
     engine_limits(en, conf->scratch_bytes_max, conf->kv_bytes_max, &kv_bytes);
     en->host = arena_create(HOST_MAX + sample_rooms_bytes(en), e);
     if (!en->host) return -1;
+    for (int r = 1; r < en->rank_count; r++)
+        en->ranks[r]->host = en->host;
     return engine_sampling_open(en, kv_bytes, e);
 }
 
@@ -162,17 +253,31 @@ struct engine *engine_open(const struct engine_conf *conf, struct err *e)
     return en;
 }
 
+static void close_ranks(struct engine *en)
+{
+    struct comm *ends[ENGINE_RANKS_MAX];
+    for (int r = 0; r < en->rank_count; r++)
+        ends[r] = en->ranks[r]->comm;
+    team_free(en->team);
+    if (en->comm_ops) en->comm_ops->close(ends, en->rank_count);
+    for (int r = 0; r < en->rank_count; r++) {
+        struct engine *one = en->ranks[r];
+        if (one->dev) {
+            one->ops->release(one->dev, one->cosine);
+            one->ops->release(one->dev, one->sine);
+            one->ops->release(one->dev, one->scratch);
+            model_weights_free(one->mw);
+            one->ops->close(one->dev);
+        }
+        if (one != en) free(one);
+    }
+}
+
 void engine_close(struct engine *en)
 {
     if (!en) return;
-    if (en->dev) {
-        engine_sampling_close(en);
-        en->ops->release(en->dev, en->cosine);
-        en->ops->release(en->dev, en->sine);
-        en->ops->release(en->dev, en->scratch);
-        model_weights_free(en->mw);
-        en->ops->close(en->dev);
-    }
+    if (en->dev) engine_sampling_close(en);
+    close_ranks(en);
     arena_free(en->host);
     vocab_free(en->vocab);
     free((char *)en->info.model_dir);
@@ -184,12 +289,15 @@ int engine_scratch(struct engine *en, size_t bytes, struct err *e)
     if (bytes > en->scratch_bytes_max)
         return err_set(e, ERR_USER, "a pass needs %zu bytes of activations, the limit is %zu",
                        bytes, en->scratch_bytes_max);
-    if (bytes <= en->scratch_bytes) return 0;
-    en->ops->release(en->dev, en->scratch);
-    en->scratch_bytes = 0;
-    en->scratch = en->ops->alloc(en->dev, bytes, e);
-    if (!en->scratch) return -1;
-    en->scratch_bytes = bytes;
+    for (int r = 0; r < en->rank_count; r++) {
+        struct engine *one = en->ranks[r];
+        if (bytes <= one->scratch_bytes) continue;
+        one->ops->release(one->dev, one->scratch);
+        one->scratch_bytes = 0;
+        one->scratch = one->ops->alloc(one->dev, bytes, e);
+        if (!one->scratch) return -1;
+        one->scratch_bytes = bytes;
+    }
     return 0;
 }
 

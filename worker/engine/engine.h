@@ -24,7 +24,8 @@
 #include "base/err.h"
 
 #define ENGINE_BLOCK_TOKENS 64  /* the datum law's block */
-#define ENGINE_RANK_MAX     128
+#define ENGINE_RANK_MAX     128 /* of LoRA */
+#define ENGINE_RANKS_MAX    8   /* of tensor parallelism */
 #define ENGINE_TOPK_MAX     20
 #define ENGINE_TARGETS_MAX  256 /* targets of one position */
 #define ENGINE_ALT_MAX      64 /* draws a prompt position */
@@ -38,9 +39,12 @@ struct engine;
 struct engine_conf {
     const char *model_dir;      /* Hugging Face folder: config.json, *.safetensors, tokenizer.json */
     const char *device;         /* "cpu"; "cuda:0" is refused by a build without it */
-    int threads;                /* >= 1 */
-    size_t scratch_bytes_max;   /* activations of one pass; 0: 4 GiB */
-    size_t kv_bytes_max;        /* all KV caches of running samples; 0: 1 GiB */
+    int threads;                /* >= 1, of each rank */
+    int ranks;                  /* tensor parallelism (arXiv 1909.08053): so many devices share every layer; 0 and 1: one.
+                                   On "cpu" each is a set of threads, on "cuda:N" a GPU from the Nth on.  It must divide
+                                   the model's heads, key heads, intermediate size and vocabulary (ERR_USER) */
+    size_t scratch_bytes_max;   /* activations of one pass, on each rank; 0: 4 GiB */
+    size_t kv_bytes_max;        /* all KV caches of running samples, on each rank; 0: 1 GiB */
     const char *weights;        /* how the base is kept: "fp32"; "bf16", half the bytes, its products in bf16
                                    with fp32 sums (kernels/ops.h); "auto" or NULL: bf16 when all matrices of the
                                    files are, otherwise fp32, so that nothing is rounded */
@@ -55,7 +59,8 @@ struct engine_info {
     const int32_t *eos;         /* stop tokens of config.json and generation_config.json */
     int eos_count;
     const char *weights;        /* "fp32" or "bf16" */
-    const char *numerics;       /* numerics class: device, instruction set and build that decide bits */
+    int ranks;                  /* 1 .. ENGINE_RANKS_MAX */
+    const char *numerics;       /* numerics class: device, instruction set, build and ranks that decide bits */
     char weights_sha256[65];    /* of the weight files, in order of name */
 };
 
@@ -90,16 +95,17 @@ void adapter_free(struct adapter *ad); /* NULL is fine */
 const struct lora_conf *adapter_conf(const struct adapter *ad);
 int64_t adapter_step(const struct adapter *ad);      /* optimizer steps taken */
 bool adapter_has_gradient(const struct adapter *ad); /* something was accumulated since the last step */
-size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool optimizer);
+size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool optimizer); /* of all ranks together */
 
 /* SHA-256 (hex, 65 bytes) over configuration, weights, step, m, v and pending gradient: equal digests
- * mean equal state. */
+ * mean equal state, on however many ranks. */
 void adapter_digest(const struct adapter *ad, char out[65]);
 
 /* A checkpoint is a folder: adapter_config.json + adapter_model.safetensors (loadable by PEFT) and,
  * when asked for, optimizer.safetensors (m, v, step; the pending gradient too if there is one).
  * save writes dir + ".tmp", syncs, renames over nothing: an existing dir is ERR_USER.
- * *size_bytes gets the sum of the files; sha256 the hash over the files' hashes in order of name. */
+ * *size_bytes gets the sum of the files; sha256 the hash over the files' hashes in order of name.
+ * Files hold whole tensors: the ranks that saved them do not show, and any number of ranks can load them. */
 int adapter_save(const struct adapter *ad, const char *dir, bool with_optimizer, int64_t *size_bytes,
                  char sha256[65], struct err *e) WARN_UNUSED;
 

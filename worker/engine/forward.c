@@ -1,7 +1,11 @@
 /* forward.c - a pass through Qwen3 (arXiv 2505.09388): the same for training, prefill and decode.
  *
  * What differs is only where keys and values lie (the segments know) and how many layers'
- * activations are kept. */
+ * activations are kept.
+ *
+ * With several ranks q, k, v, gate and up give each rank its own outputs from inputs that all have,
+ * and o and down go back: every rank's inputs give a part of all outputs, and the parts are summed.
+ * So ranks meet twice a layer. */
 #include "engine/pass.h"
 
 #include <assert.h>
@@ -32,6 +36,24 @@ static void project(struct pass *p, int layer, const float *x, bool add,
         site_size(&en->mw->conf, site, &list[i].in, &list[i].out);
     }
     en->ops->project(en->dev, x, p->rows, list, count);
+}
+
+/* y = before + W x + scale B A x for a site whose inputs are cut: the first rank's part of the sum
+ * begins with what was before, the others' with zero. */
+static void project_onto(struct pass *p, int layer, const float *x, const float *before,
+                         struct target to)
+{
+    struct engine *en = p->en;
+    size_t count = (size_t)p->rows * (size_t)en->mw->conf.hidden;
+    if (en->rank == 0)
+        en->ops->copy(en->dev, to.y, before, count * sizeof(float));
+    else
+        en->ops->zero(en->dev, to.y, count * sizeof(float));
+    project(p, layer, x, true, &to, 1);
+    engine_all_reduce(en, to.y, count);
+    /* B's gradient, which every rank makes for itself, wants the whole of A x. */
+    if (p->keep && pass_site_groups(p, layer, to.site, p->loras) > 0)
+        engine_all_reduce(en, pass_acts(p, layer)->u[to.site], (size_t)p->rows * (size_t)p->ldu);
 }
 
 /* The segments' view of this layer's keys and values. */
@@ -71,23 +93,21 @@ static void layer_forward(struct pass *p, int layer, float *next)
     const struct model_conf *mc = &en->mw->conf;
     const struct layer_weights *w = &en->mw->layers[layer];
     struct layer_acts *a = pass_acts(p, layer);
-    size_t hidden_bytes = (size_t)p->rows * (size_t)mc->hidden * sizeof(float);
 
     ops->rms_norm(en->dev, p->norm, a->x, w->input_norm, p->rows, mc->hidden, mc->rms_eps);
     attend(p, layer);
-    ops->copy(en->dev, a->mid, a->x, hidden_bytes);
-    project(p, layer, a->o, true, &(struct target){SITE_O, a->mid}, 1);
+    project_onto(p, layer, a->o, a->x, (struct target){SITE_O, a->mid});
 
     ops->rms_norm(en->dev, p->norm, a->mid, w->post_norm, p->rows, mc->hidden, mc->rms_eps);
     const struct target mlp[] = {{SITE_GATE, a->gate}, {SITE_UP, a->up}};
     project(p, layer, p->norm, false, mlp, 2);
     ops->swiglu(en->dev, p->act, a->gate, a->up, (size_t)p->rows * (size_t)mc->intermediate);
-    ops->copy(en->dev, next, a->mid, hidden_bytes);
-    project(p, layer, p->act, true, &(struct target){SITE_DOWN, next}, 1);
+    project_onto(p, layer, p->act, a->mid, (struct target){SITE_DOWN, next});
 }
 
-void pass_forward(struct pass *p)
+static void forward(void *arg, int rank)
 {
+    struct pass *p = ((struct pass *)arg)->ranks[rank];
     struct engine *en = p->en;
     const struct model_conf *mc = &en->mw->conf;
     if (en->mw->embed_bf16)
@@ -99,4 +119,11 @@ void pass_forward(struct pass *p)
         layer_forward(p, l, l + 1 < mc->layers ? pass_acts(p, l + 1)->x : p->hidden);
     en->ops->rms_norm(en->dev, p->final, p->hidden, en->mw->final_norm, p->rows, mc->hidden,
                       mc->rms_eps);
+    size_t bytes = (size_t)p->rows * (size_t)mc->hidden * sizeof(float);
+    if (p->keep) en->ops->zero(en->dev, p->dfinal, bytes);
+}
+
+void pass_forward(struct pass *p)
+{
+    engine_on_ranks(p->en, forward, p);
 }

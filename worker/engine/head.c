@@ -2,6 +2,7 @@
 #include "engine/head.h"
 
 #include <assert.h>
+#include <math.h>
 
 #define LOGITS_BYTES ((size_t)4 << 20) /* about what a chunk's logits may take */
 #define ROWS_MOST    512
@@ -37,7 +38,20 @@ size_t head_bytes(const struct engine *en, int ldu, bool back)
     return b.used;
 }
 
-struct head *head_begin(struct engine *en, int ldu, bool back, struct err *e)
+static int begin_part(struct head *h, struct err *e)
+{
+    struct arena *host = h->en->host;
+    h->part_ids = arena_alloc(host, HEAD_CELLS_MAX * sizeof *h->part_ids, e);
+    if (!h->part_ids) return -1;
+    h->part_logprob = arena_alloc(host, HEAD_CELLS_MAX * sizeof *h->part_logprob, e);
+    if (!h->part_logprob) return -1;
+    h->part_lse = arena_alloc(host, 2 * (size_t)h->rows_max * sizeof *h->part_lse, e);
+    if (!h->part_lse) return -1;
+    h->whole_lse = h->part_lse + h->rows_max;
+    return 0;
+}
+
+static struct head *begin(struct engine *en, int ldu, bool back, struct err *e)
 {
     struct head *h = arena_zalloc(en->host, sizeof *h, e);
     if (!h) return NULL;
@@ -52,7 +66,19 @@ struct head *head_begin(struct engine *en, int ldu, bool back, struct err *e)
     lay(&b, en, ldu, back, h);
     h->bytes = b.used;
     assert(h->bytes <= en->scratch_bytes);
-    return h;
+    return en->comm && begin_part(h, e) < 0 ? NULL : h;
+}
+
+struct head *head_begin(struct engine *en, int ldu, bool back, struct err *e)
+{
+    struct head **all = arena_alloc(en->host, (size_t)en->rank_count * sizeof *all, e);
+    if (!all) return NULL;
+    for (int r = 0; r < en->rank_count; r++) {
+        all[r] = begin(en->ranks[r], ldu, back, e);
+        if (!all[r]) return NULL;
+    }
+    all[0]->ranks = all;
+    return all[0];
 }
 
 static void group_begin(struct head *h, const struct pass_group *g, int row, const int *blocks)
@@ -92,15 +118,25 @@ static void find_groups(struct head *h, const struct pass *p)
     h->block_rows[blocks] = h->rows;
 }
 
-void head_logits(struct head *h, struct pass *p, const int32_t *index, int n)
+/* ------------------------------------------------------------------ logits */
+
+struct logits_arg {
+    struct head *h;
+    struct pass *p;
+    const int32_t *index;
+    int n;
+};
+
+static void logits(void *arg, int rank)
 {
+    const struct logits_arg *a = arg;
+    struct head *h = a->h->ranks[rank];
     struct engine *en = h->en;
     const struct model_conf *mc = &en->mw->conf;
-    assert(n <= h->rows_max);
-    h->rows = n;
-    h->index = index;
-    find_groups(h, p);
-    en->ops->gather(en->dev, h->x, p->final, index, n, mc->hidden);
+    h->rows = a->n;
+    h->index = a->index;
+    find_groups(h, a->p->ranks[rank]);
+    en->ops->gather(en->dev, h->x, a->p->ranks[rank]->final, a->index, a->n, mc->hidden);
     const struct projection unembed = {.w = en->unembed,
                                        .in = mc->hidden,
                                        .out = mc->vocab,
@@ -109,23 +145,104 @@ void head_logits(struct head *h, struct pass *p, const int32_t *index, int n)
                                        .ldu = h->ldu,
                                        .groups = h->groups,
                                        .count = h->group_count};
-    en->ops->project(en->dev, h->x, n, &unembed, 1);
+    en->ops->project(en->dev, h->x, a->n, &unembed, 1);
 }
 
-static size_t cells_of(const struct head *h, const int *first)
+void head_logits(struct head *h, struct pass *p, const int32_t *index, int n)
 {
-    size_t cells = (size_t)(first ? first[h->rows] : h->rows);
+    assert(n <= h->rows_max);
+    engine_on_ranks(h->en, logits, &(struct logits_arg){h, p, index, n});
+}
+
+void head_row(const struct head *h, int row, float *to)
+{
+    for (int r = 0; r < h->en->rank_count; r++) {
+        const struct head *part = h->ranks[r];
+        size_t vocab = (size_t)part->en->mw->conf.vocab;
+        part->en->ops->download(part->en->dev, to, part->logits + (size_t)row * vocab,
+                                vocab * sizeof *to);
+        to += vocab;
+    }
+}
+
+/* ------------------------------------------------------------------ log-probabilities */
+
+struct scores_arg {
+    struct head *h;
+    int from, rows;
+    const int *first;
+    const int32_t *ids;
+    int cells;
+};
+
+static int cells_of(const int *first, int rows)
+{
+    int cells = first ? first[rows] : rows;
     assert(cells <= HEAD_CELLS_MAX);
     return cells;
 }
 
-void head_logprobs(struct head *h, const int *first, const int32_t *ids, float *host_logprob)
+static void scores(void *arg, int rank)
+{
+    const struct scores_arg *a = arg;
+    struct head *h = a->h->ranks[rank];
+    struct engine *en = h->en;
+    int vocab = en->mw->conf.vocab;
+    const int32_t *ids = a->ids;
+    if (en->comm) {
+        for (int c = 0; c < a->cells; c++) {
+            int32_t id = a->ids[c] - rank * vocab;
+            h->part_ids[c] = id >= 0 && id < vocab ? id : -1;
+        }
+        ids = h->part_ids;
+    }
+    en->ops->logprob(en->dev, h->logprob, h->lse, h->logits + (size_t)a->from * (size_t)vocab,
+                     a->first, ids, a->rows, vocab);
+    if (!en->comm) return;
+    en->ops->download(en->dev, h->part_logprob, h->logprob, (size_t)a->cells * sizeof(float));
+    en->ops->download(en->dev, h->part_lse, h->lse, (size_t)a->rows * sizeof(float));
+}
+
+/* log of the sum over ranks of exp(their log-sum-exp) */
+static double whole_lse(const struct head *h, int row)
+{
+    double max = -INFINITY, sum = 0;
+    for (int r = 0; r < h->en->rank_count; r++)
+        max = fmax(max, (double)h->ranks[r]->part_lse[row]);
+    for (int r = 0; r < h->en->rank_count; r++)
+        sum += exp((double)h->ranks[r]->part_lse[row] - max);
+    return max + log(sum);
+}
+
+static void combine(struct head *h, const struct scores_arg *a, float *host_logprob)
+{
+    for (int i = 0; i < a->rows; i++) {
+        double lse = whole_lse(h, i);
+        h->whole_lse[i] = (float)lse;
+        if (!host_logprob) continue;
+        for (int c = a->first ? a->first[i] : i; c < (a->first ? a->first[i + 1] : i + 1); c++) {
+            const struct head *part = h->ranks[a->ids[c] / h->en->mw->conf.vocab];
+            host_logprob[c] =
+                (float)((double)part->part_logprob[c] + ((double)part->part_lse[i] - lse));
+        }
+    }
+}
+
+void head_logprobs_of(struct head *h, int from, int rows, const int *first, const int32_t *ids,
+                      float *host_logprob)
 {
     struct engine *en = h->en;
-    size_t bytes = cells_of(h, first) * sizeof(float);
-    en->ops->logprob(en->dev, h->logprob, h->lse, h->logits, first, ids, h->rows,
-                     en->mw->conf.vocab);
-    if (host_logprob) en->ops->download(en->dev, host_logprob, h->logprob, bytes);
+    struct scores_arg a = {h, from, rows, first, ids, cells_of(first, rows)};
+    engine_on_ranks(en, scores, &a);
+    if (en->comm)
+        combine(h, &a, host_logprob);
+    else if (host_logprob)
+        en->ops->download(en->dev, host_logprob, h->logprob, (size_t)a.cells * sizeof(float));
+}
+
+void head_logprobs(struct head *h, const int *first, const int32_t *ids, float *host_logprob)
+{
+    head_logprobs_of(h, 0, h->rows, first, ids, host_logprob);
 }
 
 void head_logprob(struct head *h, const int32_t *ids, float *host_logprob)
@@ -133,22 +250,44 @@ void head_logprob(struct head *h, const int32_t *ids, float *host_logprob)
     head_logprobs(h, NULL, ids, host_logprob);
 }
 
-void head_back(struct head *h, struct pass *p, const int *first, const int32_t *ids,
-               const float *host_g)
+/* ------------------------------------------------------------------ the way back */
+
+struct back_arg {
+    struct head *h;
+    struct pass *p;
+    const int *first;
+    const int32_t *ids;
+    const float *g;
+};
+
+static void back(void *arg, int rank)
 {
+    const struct back_arg *a = arg;
+    struct head *h = a->h->ranks[rank];
     struct engine *en = h->en;
     const struct ops *ops = en->ops;
     const struct model_conf *mc = &en->mw->conf;
-    ops->upload(en->dev, h->g, host_g, cells_of(h, first) * sizeof(float));
-    ops->logprob_back(en->dev, h->logits, h->lse, h->g, first, ids, h->rows, mc->vocab);
-    const struct projection_back unembed = {.w = en->unembed_back,
-                                            .in = mc->hidden,
-                                            .out = mc->vocab,
-                                            .u = h->u,
-                                            .du = h->du,
-                                            .ldu = h->ldu,
-                                            .groups = h->groups,
-                                            .count = h->group_count};
-    ops->project_back(en->dev, h->dx, h->logits, h->x, h->rows, &unembed);
-    ops->scatter(en->dev, p->dfinal, h->dx, h->index, h->rows, mc->hidden);
+    size_t cells = (size_t)cells_of(a->first, h->rows);
+    ops->upload(en->dev, h->g, a->g, cells * sizeof(float));
+    if (en->comm)
+        ops->upload(en->dev, h->lse, a->h->whole_lse, (size_t)h->rows * sizeof(float));
+    ops->logprob_back(en->dev, h->logits, h->lse, h->g, a->first, en->comm ? h->part_ids : a->ids,
+                      h->rows, mc->vocab);
+    struct projection_back unembed = {.w = en->unembed_back,
+                                      .in = mc->hidden,
+                                      .out = mc->vocab,
+                                      .u = h->u,
+                                      .du = h->du,
+                                      .ldu = h->ldu,
+                                      .groups = h->groups,
+                                      .count = h->group_count};
+    pass_project_back(en, h->dx, h->logits, h->x, h->rows, &unembed, CUT_OUT);
+    engine_all_reduce(en, h->dx, (size_t)h->rows * (size_t)mc->hidden);
+    ops->scatter(en->dev, a->p->ranks[rank]->dfinal, h->dx, h->index, h->rows, mc->hidden);
+}
+
+void head_back(struct head *h, struct pass *p, const int *first, const int32_t *ids,
+               const float *host_g)
+{
+    engine_on_ranks(h->en, back, &(struct back_arg){h, p, first, ids, host_g});
 }

@@ -1,10 +1,18 @@
-/* inside.h - the engine's own struct, for the files that compute. */
+/* inside.h - the engine's own struct, for the files that compute.
+ *
+ * An engine of n ranks (tensor parallelism) is n of these: each has a device with its part of the
+ * model, a scratch and its end of the group that sums.  The first is the one that callers know.  It
+ * leads: it alone plans passes, holds requests and KV blocks, chooses tokens and knows losses, so
+ * there is nothing that ranks could disagree about.  What a pass computes runs on all ranks at once
+ * (engine_on_ranks), each in its own thread; none of it can fail half way. */
 #ifndef ENGINE_INSIDE_H
 #define ENGINE_INSIDE_H
 
 #include "base/arena.h"
 #include "engine/engine.h"
 #include "engine/model.h"
+#include "engine/team.h"
+#include "kernels/comm.h"
 #include "kernels/ops.h"
 
 #define ENGINE_PASS_ROWS 512 /* rows of one pass, unless one sequence alone has more */
@@ -26,8 +34,16 @@ struct engine {
 
     size_t scratch_bytes_max, scratch_bytes;
     char *scratch;      /* device memory of a pass's activations */
-    struct arena *host; /* a pass's descriptors; reset by each call */
+    struct arena *host; /* a pass's descriptors; reset by each call.  The leader's, on all ranks */
 
+    int rank, rank_count;
+    const struct comm_ops *comm_ops;
+    struct comm *comm; /* NULL: one rank alone */
+
+    /* of the leader only */
+    struct engine *ranks[ENGINE_RANKS_MAX]; /* [rank_count]; the first is itself */
+    struct team *team;                      /* NULL: one rank alone */
+    char numerics[128];                     /* with more ranks than one */
     struct kv_store *kv;
     struct sample *samples;   /* all that were added and not freed */
     uint64_t arrivals, serials; /* handed out so far: to requests, to weights */
@@ -43,7 +59,18 @@ void engine_limits(struct engine *en, size_t scratch_max, size_t kv_max, size_t 
 /* What follows from the model's configuration and the device's table alone. */
 void engine_shape(struct engine *en);
 
-/* Makes scratch at least this large (never beyond the maximum: ERR_USER). */
+/* fn(arg, rank) on all ranks at once. */
+void engine_on_ranks(struct engine *en, team_fn *fn, void *arg);
+/* Waits for all ranks' devices. */
+int engine_sync(struct engine *en, struct err *e) WARN_UNUSED;
+
+/* x [count] becomes the sum over ranks, where there are several. */
+static inline void engine_all_reduce(struct engine *en, float *x, size_t count)
+{
+    if (en->comm) en->comm_ops->all_reduce(en->comm, x, count);
+}
+
+/* Makes scratch at least this large on every rank (never beyond the maximum: ERR_USER). */
 int engine_scratch(struct engine *en, size_t bytes, struct err *e) WARN_UNUSED;
 
 /* The samplers' share of closing: every sample must be gone. */

@@ -49,9 +49,25 @@ fail:
     return NULL;
 }
 
+static void memory_release(const struct engine *en, struct kv_block *b)
+{
+    for (int r = 0; r < en->rank_count; r++)
+        en->ranks[r]->ops->release(en->ranks[r]->dev, b->memory[r]);
+}
+
+static int memory_get(struct kv_store *kv, struct kv_block *b, struct err *e)
+{
+    const struct engine *en = kv->en;
+    for (int r = 0; r < en->rank_count; r++) {
+        b->memory[r] = en->ranks[r]->ops->alloc(en->ranks[r]->dev, kv->block_bytes, e);
+        if (!b->memory[r]) return -1;
+    }
+    return 0;
+}
+
 static void block_free(struct kv_store *kv, struct kv_block *b)
 {
-    kv->en->ops->release(kv->en->dev, b->memory);
+    memory_release(kv->en, b);
     free(b);
     kv->made--;
 }
@@ -180,8 +196,8 @@ static int make(struct kv_store *kv, struct err *e)
 {
     struct kv_block *b = calloc(1, sizeof *b);
     if (!b) return err_set(e, ERR_RETRY, "out of memory for a KV block");
-    b->memory = kv->en->ops->alloc(kv->en->dev, kv->block_bytes, e);
-    if (!b->memory) {
+    if (memory_get(kv, b, e) < 0) {
+        memory_release(kv->en, b);
         free(b);
         return -1;
     }
@@ -245,17 +261,30 @@ static void drop(struct kv_store *kv, struct kv_block *b)
         idle_put(kv, b);
 }
 
+struct copying {
+    struct kv_store *kv;
+    struct kv_block *to;
+    const struct kv_block *from;
+};
+
+static void copy(void *arg, int rank)
+{
+    const struct copying *c = arg;
+    const struct engine *en = c->kv->en->ranks[rank];
+    en->ops->copy(en->dev, c->to->memory[rank], c->from->memory[rank], c->kv->block_bytes);
+}
+
 void kv_copy(struct kv_store *kv, struct kv_block *to, const struct kv_block *from)
 {
-    kv->en->ops->copy(kv->en->dev, to->memory, from->memory, kv->block_bytes);
+    engine_on_ranks(kv->en, copy, &(struct copying){kv, to, from});
 }
 
 /* ------------------------------------------------------------------ lines */
 
-int kv_line_init(struct kv_line *l, int max)
+int kv_line_init(struct kv_line *l, int max, int ranks)
 {
-    *l = (struct kv_line){.max = max};
-    l->memory = calloc((size_t)max + 1, sizeof(float *));
+    *l = (struct kv_line){.max = max, .apart = (size_t)max + 1, .ranks = ranks};
+    l->memory = calloc(l->apart * (size_t)ranks, sizeof(float *));
     l->blocks = calloc((size_t)max + 1, sizeof(struct kv_block *));
     return l->memory && l->blocks ? 0 : -1;
 }
@@ -271,7 +300,8 @@ void kv_line_clear(struct kv_line *l)
 static void append(struct kv_line *l, struct kv_block *b)
 {
     assert(l->count < l->max);
-    l->memory[l->count] = b->memory;
+    for (int r = 0; r < l->ranks; r++)
+        l->memory[(size_t)r * l->apart + (size_t)l->count] = b->memory[r];
     l->blocks[l->count++] = b;
 }
 

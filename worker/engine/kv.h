@@ -22,7 +22,7 @@
 #include "engine/inside.h"
 
 struct kv_block {
-    float *memory;
+    float *memory[ENGINE_RANKS_MAX]; /* on each rank, with its heads */
     int refs; /* lines that hold it */
 
     /* its name, when id is not 0 */
@@ -37,12 +37,13 @@ struct kv_block {
 
 struct kv_store;
 
+/* bytes_max: on each rank. */
 struct kv_store *kv_create(struct engine *en, size_t bytes_max, struct err *e);
 void kv_free(struct kv_store *kv); /* NULL is fine; nothing may be held */
 int kv_blocks_max(const struct kv_store *kv);
 int64_t kv_evictions(const struct kv_store *kv); /* named blocks whose memory was taken */
 
-/* Of one block, all layers. */
+/* Of one block on one rank, all layers. */
 size_t kv_block_bytes(const struct engine *en);
 
 /* Promises count blocks, or ERR_RETRY: not now. */
@@ -59,16 +60,17 @@ void kv_copy(struct kv_store *kv, struct kv_block *to, const struct kv_block *fr
 /* ------------------------------------------------------------------ lines */
 
 struct kv_line {
-    float **memory;           /* [max] as attention wants them */
+    float **memory;           /* [ranks, apart] as attention wants them */
+    size_t apart;             /* max + 1 */
     struct kv_block **blocks; /* beside memory */
-    int count, max;
+    int count, max, ranks;
     int borrowed;  /* the first so many are held by another line, which lives longer */
     int promised;  /* blocks that it may still take */
     uint64_t name; /* id of the last full block, also when an equal block bears it: what comes next
                       is named after it; 0: there is none yet */
 };
 
-int kv_line_init(struct kv_line *l, int max); /* -1: no memory */
+int kv_line_init(struct kv_line *l, int max, int ranks); /* -1: no memory */
 void kv_line_clear(struct kv_line *l);        /* after kv_line_end() */
 
 /* Appends: a block out of the promise; one that was found, in place of a promised one if there is

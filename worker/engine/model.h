@@ -12,6 +12,8 @@
 
 struct model_conf {
     int vocab, hidden, layers, heads, kv_heads, head_dim, intermediate, context_max;
+    int ranks;      /* 1, or this is one rank's part of as many equal ones: vocab, heads, kv_heads and intermediate
+                       are its own (model_config_part()) */
     bool tied;
     float rms_eps, rope_theta;
     bool says_bf16; /* what config.json says of the files; they decide */
@@ -21,6 +23,12 @@ struct model_conf {
 
 /* The projections, each of which can carry an adapter, in the order of state and files. */
 enum lora_site { SITE_Q, SITE_K, SITE_V, SITE_O, SITE_GATE, SITE_UP, SITE_DOWN, SITES_A_LAYER };
+
+/* How ranks share a matrix [out, in] (arXiv 1909.08053, section 3): by outputs, which need all inputs; or by inputs,
+ * and then the ranks' products are to be summed.  Of a cut site one of A and B is cut the same way and the other is
+ * whole on every rank: CUT_OUT leaves A [rank, in] whole, CUT_IN leaves B [out, rank]. */
+enum cut { CUT_NONE, CUT_OUT, CUT_IN };
+enum cut site_cut(enum lora_site site); /* o and down: CUT_IN; the others, and the unembedding: CUT_OUT */
 
 /* Gains of the norms, fp32. */
 struct layer_weights {
@@ -36,9 +44,11 @@ struct layer_packed {
 /* All of it is the device's memory and the model's own: no file is needed any more.  The projections exist packed
  * only, once for each direction; of the embedding there is a table as well. */
 struct model_weights {
-    struct model_conf conf;
+    struct model_conf conf;       /* of this rank's part, which is what is packed; gains and table are whole */
+    struct model_conf whole;
+    int rank;
     enum ops_dtype dtype;         /* OPS_F32 or OPS_BF16: of the packed matrices and of the table */
-    float *embed;                 /* [vocab, hidden]; NULL when it is kept in bf16: */
+    float *embed;                 /* [whole.vocab, hidden]; NULL when it is kept in bf16: */
     uint16_t *embed_bf16;
     struct layer_weights *layers; /* [conf.layers] */
     struct layer_packed *packed;  /* [conf.layers] */
@@ -52,10 +62,11 @@ struct model_weights {
 
 /* Reads config.json, generation_config.json (optional) and *.safetensors.  Every size, offset, dtype (F32,
  * BF16, F16), shape and name is checked against files and configuration before anything is sized by them.
- * weights is engine_conf's.  dev must live longer than the weights.  NULL on failure: ERR_USER for a folder
- * that is wrong, ERR_RETRY for I/O, memory, and a file that changed while it was read. */
-struct model_weights *model_weights_load(const char *dir, const char *weights, const struct ops *ops,
-                                         struct device *dev, struct err *e);
+ * weights is engine_conf's.  dev must live longer than the weights.  Of ranks parts only that of rank is kept.  NULL
+ * on failure: ERR_USER for a folder that is wrong or cannot be cut, ERR_RETRY for I/O, memory, and a file that changed
+ * while it was read. */
+struct model_weights *model_weights_load(const char *dir, const char *weights, int rank, int ranks,
+                                         const struct ops *ops, struct device *dev, struct err *e);
 void model_weights_free(struct model_weights *mw); /* NULL is fine */
 
 /* Sizes of a projection: x [rows, in], y [rows, out]. */
@@ -65,23 +76,30 @@ void site_size(const struct model_conf *mc, enum lora_site site, int *in, int *o
 int model_dtype_of(const char *weights, enum ops_dtype automatic, enum ops_dtype *out,
                    struct err *e) WARN_UNUSED;
 
-/* Of a model of mc's shape, kept as dtype: its parameters, and the bytes of gains and table. */
+/* Of a model of mc's shape, or of a part of one, kept as dtype: its parameters, and the bytes of gains and table. */
 void model_weights_size(const struct model_conf *mc, enum ops_dtype dtype, size_t *parameters,
                         size_t *bytes);
 
 /* ------------------------------------------------------------------ LoRA */
 
 struct lora_tensor {
-    int in, out;                  /* of the projection */
+    int in, out;                  /* of the projection, or of this rank's part */
+    enum cut cut;
     float *a, *b;                 /* A [rank, in], B [out, rank]; NULL: no adapter on this projection */
     float *grad_a, *grad_b;       /* same shapes; NULL when not trainable */
     float *m_a, *m_b, *v_a, *v_b; /* AdamW moments; NULL when not trainable */
 };
 
+/* The four parts of an adapter's state. */
+enum part { PART_WEIGHTS, PART_GRADIENT, PART_M, PART_V, PARTS };
+
+/* On one rank; with several each has one, and callers know the first, which alone has step, serial and has_gradient. */
 struct adapter {
     struct lora_conf conf;
     float scale;                  /* alpha / rank */
     int layers;
+    int rank_count;
+    struct adapter *ranks[ENGINE_RANKS_MAX]; /* of the first: [rank_count], itself included */
     struct lora_tensor *sites;    /* [layers * SITES_A_LAYER], then one for the unembedding */
     int site_count;               /* layers * SITES_A_LAYER + 1 */
     int64_t step;
@@ -112,14 +130,21 @@ void lora_site_name(const struct adapter *ad, int index, char *out, size_t size)
 /* ERR_USER for a rank out of range, or an adapter on nothing. */
 int lora_conf_check(const struct lora_conf *conf, struct err *e) WARN_UNUSED;
 
-/* Allocates the tensors for conf on a model of mc's shape; all zero.  Used by create and load. */
+/* Allocates the tensors for conf on a model of mc's shape, on all its ranks; all zero.  Used by create and load. */
 struct adapter *adapter_alloc(const struct model_conf *mc, const struct lora_conf *conf, bool trainable,
                               struct err *e);
+
+/* A's (b 0) or B's (b 1) tensor of a site as all ranks have it together: rows and columns. */
+void adapter_tensor_size(const struct adapter *ad, int site, int b, int64_t *rows, int64_t *cols);
+/* Where numbers at, at + 1, ... of that tensor lie: the longest piece of them that lies together, *count long.  Of what
+ * is whole on every rank it is the first one's; adapter_tensor_spread() copies that to the others. */
+float *adapter_tensor_piece(const struct adapter *ad, int site, enum part part, int b, size_t at, size_t *count);
+void adapter_tensor_spread(const struct adapter *ad, int site, enum part part, int b);
 
 /* Keeps the last part of model_dir as the base model's name, for adapter_config.json. */
 void adapter_name_base(struct adapter *ad, const char *model_dir);
 
-/* The engine's view that files need.  Defined by engine.c. */
+/* The engine's view that files need: one rank's part.  Defined by engine.c. */
 const struct model_conf *engine_model_conf(const struct engine *en);
 
 /* ------------------------------------------------------------------ tokenizer (decode only) */

@@ -157,12 +157,36 @@ static int read_config(struct model_conf *mc, const json_t *root, struct err *e)
     return read_eos(mc, root, "config.json", e);
 }
 
+static int divide(int *n, int ranks, const char *what, struct err *e)
+{
+    if (*n % ranks)
+        return err_set(e, ERR_USER, "ranks is %d, expected a divisor of the model's %d %s", ranks,
+                       *n, what);
+    *n /= ranks;
+    return 0;
+}
+
+int model_config_part(const struct model_conf *whole, int ranks, struct model_conf *part,
+                      struct err *e)
+{
+    *part = *whole;
+    part->ranks = ranks;
+    if (ranks < 1 || ranks > ENGINE_RANKS_MAX)
+        return err_set(e, ERR_USER, "ranks is %d, expected 1 to %d", ranks, ENGINE_RANKS_MAX);
+    if (divide(&part->kv_heads, ranks, "key heads", e) < 0 ||
+        divide(&part->intermediate, ranks, "columns of the MLP", e) < 0 ||
+        divide(&part->vocab, ranks, "ids of the vocabulary", e) < 0)
+        return -1;
+    part->heads /= ranks; /* a multiple of the key heads */
+    return 0;
+}
+
 int model_config_read(const char *dir, struct model_conf *mc, struct err *e)
 {
     char path[PATH_SIZE];
     json_t *generation = NULL;
     int rc = -1;
-    *mc = (struct model_conf){0};
+    *mc = (struct model_conf){.ranks = 1};
     if (file_path(path, sizeof path, dir, "config.json", e) < 0) return -1;
     json_t *root = file_json_read(path, FILE_CONFIG_MAX, e);
     if (!root || read_config(mc, root, e) < 0) goto out;

@@ -9,4 +9,9 @@
  * ERR_USER names the setting, its value and what was expected. */
 int model_config_read(const char *dir, struct model_conf *mc, struct err *e) WARN_UNUSED;
 
+/* What each of ranks equal parts of a whole model is.  ERR_USER when ranks does not divide the
+ * query and key heads, the intermediate size and the vocabulary, or is above 8 or below 1. */
+int model_config_part(const struct model_conf *whole, int ranks, struct model_conf *part,
+                      struct err *e) WARN_UNUSED;
+
 #endif

@@ -40,13 +40,14 @@ static void layer_slots(struct model_files *f, struct model_weights *mw, int lay
         [SITE_GATE] = "mlp.gate_proj",   [SITE_UP] = "mlp.up_proj",
         [SITE_DOWN] = "mlp.down_proj",
     };
-    const struct model_conf *mc = &mw->conf;
+    const struct model_conf *mc = &mw->whole;
     struct layer_weights *w = &mw->layers[layer];
     gain_slot(f, layer, "input_layernorm", mc->hidden, &w->input_norm);
     for (int s = 0; s < SITES_A_LAYER; s++) {
         int in, out;
         site_size(mc, (enum lora_site)s, &in, &out);
         struct slot *slot = slot_add(f, SLOT_MATRIX, layer, names[s], out, in);
+        slot->cut = site_cut((enum lora_site)s);
         slot->ahead = &mw->packed[layer].ahead[s];
         slot->back = &mw->packed[layer].back[s];
     }
@@ -57,7 +58,7 @@ static void layer_slots(struct model_files *f, struct model_weights *mw, int lay
 
 static int make_slots(struct model_files *f, struct model_weights *mw, struct err *e)
 {
-    const struct model_conf *mc = &mw->conf;
+    const struct model_conf *mc = &mw->whole;
     f->slots = calloc((size_t)mc->layers * SLOTS_A_LAYER + 3, sizeof *f->slots);
     if (!f->slots) return err_set(e, ERR_RETRY, "out of memory");
     struct slot *head = slot_add(f, SLOT_TABLE, -1, "model.embed_tokens", mc->vocab, mc->hidden);
@@ -67,6 +68,7 @@ static int make_slots(struct model_files *f, struct model_weights *mw, struct er
     struct slot *last = slot_add(f, mc->tied ? SLOT_TIED_COPY : SLOT_MATRIX, -1, "lm_head",
                                  mc->vocab, mc->hidden);
     if (!mc->tied) head = last;
+    head->cut = CUT_OUT;
     head->ahead = &mw->unembed;
     head->back = &mw->unembed_back;
     return 0;

@@ -22,7 +22,8 @@ struct slot {
     char name[SLOT_NAME_MAX];
     enum slot_kind kind;
     int layer;                            /* -1: of none */
-    int64_t rows, cols;                   /* cols 0: a vector */
+    int64_t rows, cols;                   /* of the whole model's; cols 0: a vector */
+    enum cut cut;                         /* of what is packed */
     float **gain;                         /* SLOT_GAIN: where the model keeps it */
     struct packed **ahead, **back;        /* what is packed; else NULL */
     const struct safetensors_tensor *found; /* NULL: not there */

@@ -36,7 +36,8 @@ void model_weights_size(const struct model_conf *mc, enum ops_dtype dtype, size_
                         size_t *bytes)
 {
     size_t layer = 2 * (size_t)mc->hidden + 2 * (size_t)mc->head_dim;
-    size_t table = (size_t)mc->vocab * (size_t)mc->hidden, layers = (size_t)mc->layers;
+    size_t table = (size_t)mc->vocab * (size_t)mc->ranks * (size_t)mc->hidden;
+    size_t layers = (size_t)mc->layers;
     size_t gains = layers * 2 * (aligned(mc->hidden) + aligned(mc->head_dim)) + aligned(mc->hidden);
     for (int s = 0; s < SITES_A_LAYER; s++) {
         int in, out;
@@ -51,7 +52,7 @@ void model_weights_size(const struct model_conf *mc, enum ops_dtype dtype, size_
 static int make_room(struct loader *l, struct err *e)
 {
     struct model_weights *mw = l->mw;
-    size_t gains = 0, table = (size_t)mw->conf.vocab * (size_t)mw->conf.hidden;
+    size_t gains = 0, table = (size_t)mw->whole.vocab * (size_t)mw->whole.hidden;
     for (int i = 0; i < l->files.slot_count; i++)
         if (l->files.slots[i].gain) gains += aligned((int)l->files.slots[i].rows);
     mw->gains = mw->ops->alloc(mw->dev, gains * sizeof *mw->gains, e);
@@ -109,15 +110,50 @@ static void put(struct model_weights *mw, const struct safetensors_tensor *t, vo
     }
 }
 
-static int pack_both(struct model_weights *mw, const struct slot *s, struct err *e)
+/* This rank's columns of each row, side by side; the caller frees.  NULL: ERR_RETRY. */
+static void *cut_columns(const struct model_weights *mw, const struct slot *s, struct err *e)
+{
+    size_t rows = (size_t)s->rows, row = (size_t)s->cols * safetensors_dtype_size(s->found->dtype);
+    size_t part = row / (size_t)mw->conf.ranks;
+    char *out = malloc(rows * part);
+    if (!out) {
+        err_set(e, ERR_RETRY, "out of memory: could not get %zu bytes", rows * part);
+        return NULL;
+    }
+    const char *from = (const char *)s->found->data + (size_t)mw->rank * part;
+    for (size_t r = 0; r < rows; r++)
+        memcpy(out + r * part, from + r * row, part);
+    return out;
+}
+
+/* This rank's part of the matrix.  *own is to be freed; it may stay NULL. */
+static int part_of(const struct model_weights *mw, const struct slot *s, struct ops_matrix *m,
+                   void **own, struct err *e)
 {
     static const enum ops_dtype dtypes[] = {
         [DTYPE_F32] = OPS_F32, [DTYPE_BF16] = OPS_BF16, [DTYPE_F16] = OPS_F16};
-    struct ops_matrix m = {s->found->data, dtypes[s->found->dtype], (int)s->rows, (int)s->cols};
+    int ranks = mw->conf.ranks;
+    *m = (struct ops_matrix){s->found->data, dtypes[s->found->dtype], (int)s->rows, (int)s->cols};
+    if (ranks == 1) return 0;
+    if (s->cut == CUT_OUT) {
+        m->rows /= ranks;
+        m->data = (const char *)m->data + s->found->size / (size_t)ranks * (size_t)mw->rank;
+        return 0;
+    }
+    m->cols /= ranks;
+    m->data = *own = cut_columns(mw, s, e);
+    return *own ? 0 : -1;
+}
+
+static int pack_both(struct model_weights *mw, const struct slot *s, struct err *e)
+{
+    struct ops_matrix m;
+    void *own = NULL;
+    if (part_of(mw, s, &m, &own, e) < 0) return -1;
     *s->ahead = mw->ops->pack(mw->dev, &m, mw->dtype, false, e);
-    if (!*s->ahead) return -1;
-    *s->back = mw->ops->pack(mw->dev, &m, mw->dtype, true, e);
-    return *s->back ? 0 : -1;
+    if (*s->ahead) *s->back = mw->ops->pack(mw->dev, &m, mw->dtype, true, e);
+    free(own);
+    return *s->ahead && *s->back ? 0 : -1;
 }
 
 static int check_tied_copy(struct loader *l, const struct safetensors_tensor *copy, struct err *e)
@@ -148,7 +184,7 @@ static void tell(struct loader *l, size_t size)
 {
     l->done += size;
     int tenths = (int)(l->done * 10 / l->files.size);
-    if (l->files.size < WORTH_A_LINE || tenths == l->told) return;
+    if (l->files.size < WORTH_A_LINE || tenths == l->told || l->mw->rank > 0) return;
     l->told = tenths;
     log_info("model.load", "percent=%d bytes=%zu", tenths * 10, l->files.size);
 }
@@ -188,10 +224,12 @@ static int load_files(struct loader *l, struct err *e)
     return rc;
 }
 
-static int load(struct loader *l, const char *dir, const char *weights, struct err *e)
+static int load(struct loader *l, const char *dir, const char *weights, int ranks, struct err *e)
 {
     struct model_weights *mw = l->mw;
-    if (model_config_read(dir, &mw->conf, e) < 0) return -1;
+    if (model_config_read(dir, &mw->whole, e) < 0 ||
+        model_config_part(&mw->whole, ranks, &mw->conf, e) < 0)
+        return -1;
     mw->layers = calloc((size_t)mw->conf.layers, sizeof *mw->layers);
     mw->packed = calloc((size_t)mw->conf.layers, sizeof *mw->packed);
     if (!mw->layers || !mw->packed) return err_set(e, ERR_RETRY, "out of memory");
@@ -199,7 +237,7 @@ static int load(struct loader *l, const char *dir, const char *weights, struct e
     return make_room(l, e) < 0 ? -1 : load_files(l, e);
 }
 
-struct model_weights *model_weights_load(const char *dir, const char *weights,
+struct model_weights *model_weights_load(const char *dir, const char *weights, int rank, int ranks,
                                          const struct ops *ops, struct device *dev, struct err *e)
 {
     struct model_weights *mw = calloc(1, sizeof *mw);
@@ -211,8 +249,9 @@ struct model_weights *model_weights_load(const char *dir, const char *weights,
     }
     mw->ops = ops;
     mw->dev = dev;
+    mw->rank = rank;
     l->mw = mw;
-    rc = load(l, dir, weights, e);
+    rc = load(l, dir, weights, ranks, e);
     model_files_clear(&l->files);
 out:
     free(l);

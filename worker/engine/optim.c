@@ -8,35 +8,64 @@
 /* What torch adds to the norm before it divides by it. */
 #define CLIP_EPS 1e-6
 
-/* The adapter's tensors, over sites in their order, A before B. */
+/* A rank's tensors of the adapter, over sites in their order, A before B. */
 struct tensors {
     struct adam_tensor *list;
     int count;
+    double squares; /* of their gradients, but of those that are whole on every rank only the first
+                       rank's */
 };
 
-static int list_tensors(struct engine *en, const struct adapter *ad, struct tensors *out,
-                        struct err *e)
+/* How many; cut_only: without those that are whole on every rank. */
+static int list_tensors(const struct adapter *ad, bool cut_only, struct adam_tensor *list)
 {
     size_t rank = (size_t)ad->conf.rank;
-    out->count = 0;
-    out->list = arena_alloc(en->host, 2 * (size_t)ad->site_count * sizeof *out->list, e);
-    if (!out->list) return -1;
+    int n = 0;
     for (int i = 0; i < ad->site_count; i++) {
         const struct lora_tensor *t = &ad->sites[i];
         if (!t->a) continue;
-        out->list[out->count++] =
-            (struct adam_tensor){t->a, t->grad_a, t->m_a, t->v_a, rank * (size_t)t->in};
-        out->list[out->count++] =
-            (struct adam_tensor){t->b, t->grad_b, t->m_b, t->v_b, rank * (size_t)t->out};
+        if (!cut_only || t->cut == CUT_IN)
+            list[n++] = (struct adam_tensor){t->a, t->grad_a, t->m_a, t->v_a, rank * (size_t)t->in};
+        if (!cut_only || t->cut == CUT_OUT)
+            list[n++] =
+                (struct adam_tensor){t->b, t->grad_b, t->m_b, t->v_b, rank * (size_t)t->out};
     }
-    return 0;
+    return n;
 }
 
-static void drop_gradient(struct engine *en, struct adapter *ad, const struct tensors *t)
+struct step_arg {
+    struct engine *en;
+    struct adapter *ad;
+    struct tensors *ranks; /* [rank_count] */
+    struct adamw_step step;
+};
+
+static void add_squares(void *arg, int rank)
 {
+    const struct step_arg *a = arg;
+    const struct engine *en = a->en->ranks[rank];
+    struct tensors *t = &a->ranks[rank];
+    t->count = list_tensors(a->ad->ranks[rank], rank > 0, t->list);
+    t->squares = en->ops->sum_squares(en->dev, t->list, t->count);
+}
+
+static void drop_gradient(void *arg, int rank)
+{
+    const struct step_arg *a = arg;
+    const struct engine *en = a->en->ranks[rank];
+    struct tensors *t = &a->ranks[rank];
+    t->count = list_tensors(a->ad->ranks[rank], false, t->list);
     for (int i = 0; i < t->count; i++)
         en->ops->zero(en->dev, t->list[i].grad, t->list[i].count * sizeof(float));
-    ad->has_gradient = false;
+}
+
+static void step(void *arg, int rank)
+{
+    const struct step_arg *a = arg;
+    const struct engine *en = a->en->ranks[rank];
+    struct tensors *t = &a->ranks[rank];
+    t->count = list_tensors(a->ad->ranks[rank], false, t->list);
+    en->ops->adamw(en->dev, &a->step, t->list, t->count);
 }
 
 static struct adamw_step step_of(const struct adam_params *p, int64_t step, double norm)
@@ -55,14 +84,30 @@ static struct adamw_step step_of(const struct adam_params *p, int64_t step, doub
     };
 }
 
+static struct tensors *room_for_tensors(struct engine *en, const struct adapter *ad, struct err *e)
+{
+    struct tensors *ranks = arena_zalloc(en->host, (size_t)en->rank_count * sizeof *ranks, e);
+    for (int r = 0; ranks && r < en->rank_count; r++) {
+        ranks[r].list =
+            arena_alloc(en->host, 2 * (size_t)ad->site_count * sizeof *ranks[r].list, e);
+        if (!ranks[r].list) return NULL;
+    }
+    return ranks;
+}
+
 static int take_step(struct engine *en, struct adapter *ad, const struct adam_params *p,
                      double *grad_norm, struct err *e)
 {
-    struct tensors t;
-    if (list_tensors(en, ad, &t, e) < 0) return -1;
-    double norm = sqrt(en->ops->sum_squares(en->dev, t.list, t.count));
+    struct step_arg a = {.en = en, .ad = ad, .ranks = room_for_tensors(en, ad, e)};
+    if (!a.ranks) return -1;
+    engine_on_ranks(en, add_squares, &a);
+    double squares = a.ranks[0].squares;
+    for (int r = 1; r < en->rank_count; r++)
+        squares += a.ranks[r].squares;
+    double norm = sqrt(squares);
     if (!isfinite(norm)) {
-        drop_gradient(en, ad, &t);
+        engine_on_ranks(en, drop_gradient, &a);
+        ad->has_gradient = false;
         return err_set(e, ERR_USER,
                        "the gradient's norm is %g, expected a finite number; the gradient was "
                        "dropped and no step was taken",
@@ -70,12 +115,12 @@ static int take_step(struct engine *en, struct adapter *ad, const struct adam_pa
     }
     assert(!engine_sampling_uses(en, ad));
     ad->serial = 0; /* other weights from here on */
-    struct adamw_step s = step_of(p, ad->step + 1, norm);
-    en->ops->adamw(en->dev, &s, t.list, t.count);
+    a.step = step_of(p, ad->step + 1, norm);
+    engine_on_ranks(en, step, &a);
     ad->step++;
     ad->has_gradient = false;
     *grad_norm = norm;
-    return en->ops->sync(en->dev, e);
+    return engine_sync(en, e);
 }
 
 int adapter_optim_step(struct engine *en, struct adapter *ad, const struct adam_params *p,

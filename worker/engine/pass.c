@@ -141,7 +141,9 @@ static void fill(struct pass *p)
         const struct pass_seq *s = &p->seqs[i];
         if (i == 0 || p->seqs[i - 1].adapter != s->adapter)
             p->groups[++group] =
-                (struct pass_group){.adapter = s->adapter, .row = row, .block = block};
+                (struct pass_group){.adapter = s->adapter ? s->adapter->ranks[p->en->rank] : NULL,
+                                    .row = row,
+                                    .block = block};
         struct pass_group *g = &p->groups[group];
         fill_seq(p, i, row, &block);
         row += s->rows;
@@ -159,16 +161,19 @@ static int fill_kv(struct pass *p, float *memory, int own_blocks, struct err *e)
     if (!table) return -1;
     for (int i = 0; i < p->seq_count; i++) {
         const struct pass_seq *s = &p->seqs[i];
-        p->segs[i].blocks = s->blocks ? s->blocks : table;
-        if (s->blocks) continue;
+        p->segs[i].blocks = table;
+        if (s->blocks) {
+            p->segs[i].blocks = s->blocks + (size_t)p->en->rank * s->blocks_apart;
+            continue;
+        }
         for (int b = 0; b < blocks_over(s->start + s->rows); b++, memory += size)
             *table++ = memory;
     }
     return 0;
 }
 
-struct pass *pass_begin(struct engine *en, const struct pass_seq *seqs, int count, bool keep,
-                        size_t taken, struct err *e)
+static struct pass *begin(struct engine *en, const struct pass_seq *seqs, int count, bool keep,
+                          size_t taken, struct err *e)
 {
     struct pass *p = arena_zalloc(en->host, sizeof *p, e);
     if (!p) return NULL;
@@ -190,6 +195,19 @@ struct pass *pass_begin(struct engine *en, const struct pass_seq *seqs, int coun
     float *kv = lay_kv(&b, en, (size_t)own_blocks, keep);
     assert(b.used <= en->scratch_bytes);
     return fill_kv(p, kv, own_blocks, e) < 0 ? NULL : p;
+}
+
+struct pass *pass_begin(struct engine *en, const struct pass_seq *seqs, int count, bool keep,
+                        size_t taken, struct err *e)
+{
+    struct pass **all = arena_alloc(en->host, (size_t)en->rank_count * sizeof *all, e);
+    if (!all) return NULL;
+    for (int r = 0; r < en->rank_count; r++) {
+        all[r] = begin(en->ranks[r], seqs, count, keep, taken, e);
+        if (!all[r]) return NULL;
+    }
+    all[0]->ranks = all;
+    return all[0];
 }
 
 int pass_site_groups(const struct pass *p, int layer, enum lora_site site,

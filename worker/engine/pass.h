@@ -4,6 +4,10 @@
  * side.  Training passes keep each layer's activations for the way back; others keep one layer's.
  * Descriptors live in the engine's host arena, activations in its scratch.
  *
+ * With several ranks each has a pass of its own over the same rows, with its part of heads, MLP and
+ * adapters; all rows of [rows, hidden] are whole and equal on every rank.  Callers hold the first
+ * rank's.
+ *
  *   pass_bytes()   what a pass of so many rows needs
  *   pass_begin()   lays it out; nothing after it can fail for want of memory
  *   pass_forward() fills pass->final, the rows ready for the unembedding
@@ -22,6 +26,7 @@ struct pass_seq {
     const int32_t *tokens;   /* rows of them */
     int rows, start;
     float **blocks; /* its KV blocks with all layers; NULL: the pass makes its own */
+    size_t blocks_apart; /* from one rank's blocks to the next one's */
 };
 
 /* Consecutive rows of one adapter. */
@@ -43,7 +48,8 @@ struct layer_acts {
 };
 
 struct pass {
-    struct engine *en;
+    struct engine *en;    /* of this rank */
+    struct pass **ranks;  /* of the first: the passes of all ranks, itself included */
     bool keep; /* for a way back */
     int rows, seq_count, group_count, block_count;
     int ldu; /* the largest rank */
@@ -69,6 +75,7 @@ size_t pass_bytes(const struct engine *en, int rows, int kv_blocks, int ldu, boo
  * be there already.  NULL: ERR_RETRY, the descriptors found no room. */
 struct pass *pass_begin(struct engine *en, const struct pass_seq *seqs, int count, bool keep,
                         size_t taken, struct err *e);
+/* With keep dfinal is zero afterwards. */
 void pass_forward(struct pass *p);
 void pass_backward(struct pass *p);
 
@@ -76,6 +83,11 @@ static inline struct layer_acts *pass_acts(const struct pass *p, int layer)
 {
     return &p->acts[p->keep ? layer : 0];
 }
+
+/* ops->project_back on this rank, and du summed over ranks before gradients are made of it where
+ * outputs are cut. */
+void pass_project_back(struct engine *en, float *dx, const float *dy, const float *x, int rows,
+                       struct projection_back *back, enum cut cut);
 
 /* The groups that carry an adapter on this site; how many. */
 int pass_site_groups(const struct pass *p, int layer, enum lora_site site,

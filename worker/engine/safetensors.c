@@ -386,15 +386,6 @@ int safetensors_check_values(const struct safetensors_tensor *t, bool bf16, stru
     return 0;
 }
 
-int safetensors_widen(const struct safetensors_tensor *t, int64_t rows, int64_t cols, float *out,
-                      struct err *e)
-{
-    if (safetensors_check_shape(t, rows, cols, e) < 0 || safetensors_check_values(t, false, e) < 0)
-        return -1;
-    safetensors_read(t, 0, t->count, out);
-    return 0;
-}
-
 /* ------------------------------------------------------------------ writing */
 
 struct safetensors_writer {
@@ -500,21 +491,4 @@ void safetensors_writer_abort(struct safetensors_writer *w)
         unlink(w->tmp);
     }
     free(w);
-}
-
-int safetensors_write(const char *path, const struct safetensors_tensor *tensors, int count,
-                      struct err *e)
-{
-    struct safetensors_writer *w = safetensors_writer_begin(path, tensors, count, e);
-    if (!w) return -1;
-    for (int i = 0; i < count; i++) {
-        size_t size = dtypes[tensors[i].dtype].size;
-        for (int d = 0; d < tensors[i].rank; d++)
-            size *= (size_t)tensors[i].shape[d];
-        if (safetensors_writer_put(w, tensors[i].data, size, e) < 0) {
-            safetensors_writer_abort(w);
-            return -1;
-        }
-    }
-    return safetensors_writer_finish(w, e);
 }

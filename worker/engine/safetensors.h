@@ -75,7 +75,7 @@ void safetensors_done(struct safetensors *st, const void *end);
 /* After the last read: -1 with ERR_RETRY when the file changed under us. */
 int safetensors_check(const struct safetensors *st, struct err *e) WARN_UNUSED;
 
-/* The next three name the tensor, what it is and what was expected (ERR_USER). */
+/* The next two name the tensor, what it is and what was expected (ERR_USER). */
 
 /* Is t [rows, cols] (cols 0: [rows]) of F32, BF16 or F16? */
 int safetensors_check_shape(const struct safetensors_tensor *t, int64_t rows, int64_t cols,
@@ -88,9 +88,6 @@ int safetensors_check_values(const struct safetensors_tensor *t, bool bf16,
 void safetensors_read(const struct safetensors_tensor *t, size_t from, size_t count, float *out);
 void safetensors_read_bf16(const struct safetensors_tensor *t, size_t from, size_t count,
                            uint16_t *out);
-/* Checks both and widens all of it into out. */
-int safetensors_widen(const struct safetensors_tensor *t, int64_t rows, int64_t cols, float *out,
-                      struct err *e) WARN_UNUSED;
 
 /* ------------------------------------------------------------------ writing */
 
@@ -107,9 +104,5 @@ int safetensors_writer_put(struct safetensors_writer *w, const void *bytes, size
  * whole. */
 int safetensors_writer_finish(struct safetensors_writer *w, struct err *e) WARN_UNUSED;
 void safetensors_writer_abort(struct safetensors_writer *w); /* NULL is fine */
-
-/* All at once: each tensor's bytes are at its data. */
-int safetensors_write(const char *path, const struct safetensors_tensor *tensors, int count,
-                      struct err *e) WARN_UNUSED;
 
 #endif

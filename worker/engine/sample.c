@@ -103,7 +103,7 @@ static int make_scores(struct sample *s)
     return top_init(&s->alt, s->conf.alt_tokens, n - 1);
 }
 
-static int make_sequences(struct sample *s)
+static int make_sequences(const struct engine *en, struct sample *s)
 {
     size_t count = (size_t)s->conf.num_samples, room = (size_t)s->max_new;
     s->sequences = calloc(count + 1, sizeof *s->sequences);
@@ -114,7 +114,7 @@ static int make_sequences(struct sample *s)
         q->tokens = calloc(room, sizeof *q->tokens);
         q->logprobs = calloc(room, sizeof *q->logprobs);
         if (!q->tokens || !q->logprobs || top_init(&q->top, s->conf.topk_sampled, room) < 0 ||
-            kv_line_init(&q->line, s->line_max) < 0)
+            kv_line_init(&q->line, s->line_max, en->rank_count) < 0)
             return -1;
     }
     return 0;
@@ -145,8 +145,8 @@ static int copy_all(const struct engine *en, struct sample *s, const int32_t *pr
     if (copy_stops(s, c) < 0 || copy_targets(s, c) < 0 || make_scores(s) < 0) return -1;
     int first = score_first(s), last = count - 1;
     s->cached_max = (first < last ? first : last) / OPS_KV_BLOCK;
-    if (kv_line_init(&s->line, blocks_over(count)) < 0) return -1;
-    return make_sequences(s);
+    if (kv_line_init(&s->line, blocks_over(count), en->rank_count) < 0) return -1;
+    return make_sequences(en, s);
 }
 
 /* ------------------------------------------------------------------ KV blocks */

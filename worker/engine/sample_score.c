@@ -35,18 +35,16 @@ int asks_settle(struct asks *a, struct err *e)
     struct engine *en = a->head->en;
     if (a->count == 0) return 0;
     int row = a->rows[0], at = 0;
-    struct head part = *a->head;
-    part.logits += (size_t)row * (size_t)en->info.vocab;
-    part.rows = a->rows[a->count - 1] + 1 - row;
-    for (int i = 0; i < part.rows; i++) {
+    int rows = a->rows[a->count - 1] + 1 - row;
+    for (int i = 0; i < rows; i++) {
         a->first[i] = at;
         while (at < a->count && a->rows[at] == row + i)
             at++;
     }
-    a->first[part.rows] = at;
+    a->first[rows] = at;
     assert(at == a->count);
-    head_logprobs(&part, a->first, a->ids, a->logprobs);
-    if (en->ops->sync(en->dev, e) < 0) return -1;
+    head_logprobs_of(a->head, row, rows, a->first, a->ids, a->logprobs);
+    if (engine_sync(en, e) < 0) return -1;
     for (int i = 0; i < a->count; i++)
         *a->out[i] = a->logprobs[i];
     a->count = 0;

@@ -126,12 +126,6 @@ static int begin_sequences(struct batch *b, struct sample *s, int row, struct er
 
 /* ------------------------------------------------------------------ running a pass */
 
-static void download_row(const struct engine *en, const struct head *h, int row, float *to)
-{
-    size_t vocab = (size_t)en->info.vocab;
-    en->ops->download(en->dev, to, h->logits + (size_t)row * vocab, vocab * sizeof *to);
-}
-
 /* Rows of a chunk whose sequences choose. */
 struct choices {
     const struct batch *batch;
@@ -146,7 +140,7 @@ static void choose_row(const void *arg, int i, int thread)
     const struct want *w = &c->wants[i];
     if (w->sequence < 0) return;
     float *logits = c->batch->rooms + 2 * (size_t)thread * (size_t)en->info.vocab;
-    download_row(en, c->head, i, logits);
+    head_row(c->head, i, logits);
     c->batch->chosen[i] =
         pick(w->sample, w->sequence, logits, en->info.vocab, logits + en->info.vocab);
 }
@@ -162,7 +156,7 @@ static int settle_want(struct batch *b, const struct head *h, int want, int row,
 {
     const struct want *w = &b->wants[want];
     struct sample *s = w->sample;
-    if (reads_logits(w)) download_row(b->en, h, row, b->logits);
+    if (reads_logits(w)) head_row(h, row, b->logits);
     if (w->sequence >= 0) return say(b, s, w->sequence, row, b->chosen[row], b->logits, e);
     if (w->position == s->prompt_count - 1) return begin_sequences(b, s, row, e);
     return score_ask(s, w->position, &b->asks, row, b->logits, e);
@@ -174,7 +168,7 @@ static int settle_chunk(struct batch *b, struct head *h, struct pass *p, int fro
     struct engine *en = b->en;
     const struct choices choices = {b, h, b->wants + from};
     head_logits(h, p, b->want_rows + from, n);
-    if (en->ops->sync(en->dev, e) < 0) return -1;
+    if (engine_sync(en, e) < 0) return -1;
     en->ops->spread(en->dev, choose_row, &choices, n);
     b->asks.head = h;
     for (int i = 0; i < n; i++)
@@ -196,7 +190,7 @@ static int batch_run(struct batch *b, struct err *e)
         if (settle_chunk(b, h, p, from, n, e) < 0) return -1;
     }
     b->rows = b->count = b->want_count = 0;
-    return en->ops->sync(en->dev, e);
+    return engine_sync(en, e);
 }
 
 static void batch_want(struct batch *b, int row, struct want w)
@@ -226,7 +220,8 @@ static int add_prompt(struct batch *b, struct sample *s, int rows_most)
                                             .tokens = s->prompt + s->fed,
                                             .rows = rows,
                                             .start = s->fed,
-                                            .blocks = s->line.memory};
+                                            .blocks = s->line.memory,
+                                            .blocks_apart = s->line.apart};
     for (int r = 0; r < rows; r++) {
         int pos = s->fed + r;
         if (pos == last ? s->conf.num_samples > 0 : score_wanted(s, pos))
@@ -315,7 +310,8 @@ static void add_sequence(struct batch *b, struct sample *s, int index)
                                             .tokens = &b->tokens[b->rows],
                                             .rows = 1,
                                             .start = pos,
-                                            .blocks = q->line.memory};
+                                            .blocks = q->line.memory,
+                                            .blocks_apart = q->line.apart};
     batch_want(b, b->rows, (struct want){s, index, 0});
     b->rows++;
     if (pos % OPS_KV_BLOCK < OPS_KV_BLOCK - 1) return;

@@ -270,15 +270,12 @@ static int lay_pass(struct engine *en, const struct plan *plan, int at, struct l
     return out->pass ? 0 : -1;
 }
 
-static void run_pass(struct engine *en, const struct laid *l, struct chunk *c)
+static void run_pass(const struct laid *l, struct chunk *c)
 {
     struct pass *p = l->pass;
     c->head = l->head;
     c->pass = p;
     pass_forward(p);
-    if (l->keep)
-        en->ops->zero(en->dev, p->dfinal,
-                      (size_t)p->rows * (size_t)en->mw->conf.hidden * sizeof(float));
     run_head(c, l->refs, l->count);
     if (l->keep) pass_backward(p);
 }
@@ -292,8 +289,8 @@ static int run_plan(struct engine *en, const struct plan *plan, struct err *e)
     for (int i = 0; i < plan->pass_count; i++)
         if (lay_pass(en, plan, i, &laid[i], e) < 0) return -1;
     for (int i = 0; i < plan->pass_count; i++) {
-        run_pass(en, &laid[i], chunk);
-        if (en->ops->sync(en->dev, e) < 0) return -1;
+        run_pass(&laid[i], chunk);
+        if (engine_sync(en, e) < 0) return -1;
     }
     return 0;
 }
