@@ -13,7 +13,7 @@
 void *__real_aligned_alloc(size_t align, size_t size);
 void *__wrap_aligned_alloc(size_t align, size_t size);
 
-static size_t counted_bytes, counted;
+static _Atomic size_t counted_bytes, counted; /* ranks allocate at once */
 
 void *__wrap_aligned_alloc(size_t align, size_t size)
 {
@@ -40,8 +40,8 @@ static void count_from_here(void)
 static void assert_counted(size_t planned)
 {
     if (counted_bytes < planned || counted_bytes > planned + counted * ROUND)
-        fail_msg("%zu bytes were planned, %zu allocated in %zu pieces", planned, counted_bytes,
-                 counted);
+        fail_msg("%zu bytes were planned, %zu allocated in %zu pieces", planned,
+                 (size_t)counted_bytes, (size_t)counted);
 }
 
 static struct memory_plan plan_of(const struct folder *f, const struct lora_conf *lora,
@@ -51,7 +51,8 @@ static struct memory_plan plan_of(const struct folder *f, const struct lora_conf
     struct memory_plan p;
     struct err e = {0};
     snprintf(dir, sizeof dir, "%s/model", f->path);
-    const struct memory_plan_conf conf = {dir, NULL, *lora, scratch, kv};
+    const struct memory_plan_conf conf = {
+        .model_dir = dir, .lora = *lora, .scratch_bytes_max = scratch, .kv_bytes_max = kv};
     if (memory_plan_make(&conf, &p, &e) < 0) fail_msg("%s", e.text);
     return p;
 }
@@ -221,6 +222,47 @@ static void keys_and_values_take_what_was_planned(void **state)
     on_both(check_kv);
 }
 
+/* Each rank takes what is planned for one. */
+static void ranks_take_what_was_planned(void **state)
+{
+    struct folder f = world_make("--vocab 1100 --hidden 44 --layers 3 --heads 8 --kv-heads 4 "
+                                 "--head-dim 10 --intermediate 92 --context 400 --tied false");
+    for (int ranks = 1; ranks <= 4; ranks *= 2) {
+        struct err e = {0};
+        struct memory_plan p, one;
+        struct memory_plan_conf pc = {.model_dir = folder_at(&f, "model"), .lora = confs[0]};
+        assert_int_equal(memory_plan_make(&pc, &one, &e), 0);
+        pc.ranks = ranks;
+        assert_int_equal(memory_plan_make(&pc, &p, &e), 0);
+        const struct engine_conf conf = {
+            .model_dir = folder_at(&f, "model"), .threads = 1, .ranks = ranks};
+        count_from_here();
+        struct engine *en = engine_open(&conf, &e);
+        if (!en) fail_msg("%s", e.text);
+        size_t rank = p.weights + p.packed + p.rope + CPU_SCRATCH_FLOATS * sizeof(float);
+        assert_counted((size_t)ranks * rank);
+        count_from_here();
+        struct adapter *ad = new_adapter(en, 0);
+        size_t tenant = (size_t)ranks * (p.adapter + p.gradient + p.optimizer);
+        assert_int_equal(counted_bytes, tenant);
+        assert_int_equal(adapter_bytes(en, &confs[0], true), tenant);
+        struct train_item item = one_of_length(en, ad, 2 * ENGINE_BLOCK_TOKENS);
+        train(en, &item, 1);
+        for (int r = 0; r < ranks; r++)
+            assert_int_equal(en->ranks[r]->scratch_bytes,
+                             p.logits_chunk + 2 * ENGINE_BLOCK_TOKENS * p.token_training);
+        item_clear(&item);
+        assert_int_equal(p.kv_token * (size_t)ranks, one.kv_token);
+        assert_int_equal(p.parameters, one.parameters);
+        assert_int_equal(memory_plan_total(&p, 2),
+                         2 * tenant + (size_t)ranks * (p.weights + p.packed + p.rope + p.scratch +
+                                                       p.kv));
+        adapter_free(ad);
+        engine_close(en);
+    }
+    folder_remove(&f);
+}
+
 /* ------------------------------------------------------------------ known models */
 
 /* Qwen3's dense models as their configurations give them (arXiv 2505.09388, table 1). */
@@ -292,6 +334,129 @@ static void known_models_come_out_as_known(void **state)
         check_known(&known[i]);
 }
 
+/* ------------------------------------------------------------------ what GPUs have room for */
+
+#define MODEL_SHAPES FIXTURES "/../../models/shapes/"
+
+/* Of one rank, worked out from the model's sizes alone: bytes. */
+struct by_hand {
+    size_t base, kv_token, adapter, token, chunk;
+};
+
+static struct by_hand hand_of(const struct known *k, size_t ranks)
+{
+    size_t h = (size_t)k->hidden, q = (size_t)k->heads * 128 / ranks, kv = 8 * 128 / ranks;
+    size_t mlp = (size_t)k->intermediate / ranks, layers = (size_t)k->layers, r = 32;
+    size_t vocab = 151936 / ranks;
+    struct by_hand b;
+    /* bf16: projections and unembedding once, and the whole table; fp32: gains and angles */
+    b.base = 2 * (layers * (2 * h * q + 2 * h * kv + 3 * h * mlp) + h * vocab + h * 151936) +
+             4 * (layers * (2 * h + 2 * 128) + h) + 4 * 2 * 64 * 40960;
+    b.kv_token = 2 * layers * 2 * kv;
+    /* A of q, k, v, gate and up and B of o and down are whole, their partners cut */
+    b.adapter = 4 * r * (layers * (5 * h + q + 2 * kv + 2 * mlp + (q + h) + (mlp + h)) + h + vocab);
+    /* what a layer keeps; then what forward and backward work in; and keys and values */
+    b.token = 4 * (layers * (2 * h + 2 * q + kv + (size_t)k->heads / ranks + 2 * mlp + 7 * r) +
+                   3 * h + q + 2 * kv + mlp + 3 * h + 2 * q + 2 * kv + 3 * mlp + r) +
+              b.kv_token;
+    /* rows of logits: 4 MiB of them in whole blocks, at least one; x and dx, u and du, lse; and two
+     * arrays of 64 times 256 cells */
+    size_t rows = ((size_t)4 << 20) / (4 * vocab) / 64 * 64;
+    if (rows < 64) rows = 64;
+    b.chunk = 4 * (rows * (2 * h + vocab + 2 * r + 1) + 2 * 64 * 256);
+    return b;
+}
+
+/* docs/engine.md has the line of this plan. */
+static void assert_documented(const struct device_plan *p, const char *name, size_t gb)
+{
+    const struct memory_plan *m = &p->memory;
+    size_t size;
+    char line[200], *text = folder_get(FIXTURES "/../../docs/engine.md", &size);
+    snprintf(line, sizeof line, "\n| %s | %zu GB | %d | %.1f GB | %zu | %zu | %zu | %zu |\n", name,
+             gb, m->ranks, (double)(m->weights + m->packed + m->rope) / 1e9, p->pass_tokens,
+             p->kv_tokens, p->tenants_resident, p->tenants_paged);
+    if (!strstr(text, line)) fail_msg("docs/engine.md does not say%s", line);
+    free(text);
+}
+
+static void check_device(const struct known *k, const char *dir, size_t gb, int ranks)
+{
+    struct err e = {0};
+    struct device_plan p;
+    const struct device_plan_conf conf = {.memory = {.model_dir = dir,
+                                                     .lora = {32, true, true, true},
+                                                     .ranks = ranks},
+                                          .device_bytes = gb * 1000000000,
+                                          .host_bytes = 1000000000000,
+                                          .scratch_percent = 50,
+                                          .kv_percent = 25};
+    struct by_hand b = hand_of(k, (size_t)ranks);
+    if (device_plan_make(&conf, &p, &e) < 0) fail_msg("%s", e.text);
+    const struct memory_plan *m = &p.memory;
+    assert_true(m->bf16);
+    assert_int_equal(m->parameters, parameters_by_hand(k));
+    assert_int_equal(m->weights + m->packed + m->rope, b.base);
+    assert_int_equal(m->kv_token, b.kv_token);
+    assert_int_equal(m->adapter, b.adapter);
+    assert_int_equal(m->optimizer, 2 * b.adapter);
+    assert_int_equal(m->token_training, b.token);
+    assert_int_equal(m->logits_chunk, b.chunk);
+    assert_true(p.fits);
+    size_t left = gb * 1000000000 - b.base - 2000000000, quarter = left / 100 * 25;
+    assert_int_equal(p.left, left);
+    assert_int_equal(p.pass_tokens, (left / 100 * 50 - b.chunk) / b.token);
+    assert_int_equal(p.kv_tokens, quarter / (64 * b.kv_token) * 64);
+    assert_int_equal(p.tenants_resident, quarter / (4 * b.adapter));
+    assert_int_equal(p.tenants_on_host, 1000000000000 / (4 * b.adapter * (size_t)ranks));
+    size_t here = quarter / (2 * b.adapter);
+    size_t there = 1000000000000 / (2 * b.adapter * (size_t)ranks);
+    assert_int_equal(p.tenants_paged, here < there ? here : there);
+    assert_documented(&p, k->name, gb);
+}
+
+static void gpus_have_room_for_what_is_worked_out_by_hand(void **state)
+{
+    static const char *const dirs[] = {MODEL_SHAPES "qwen3-4b", MODEL_SHAPES "qwen3-8b",
+                                       MODEL_SHAPES "qwen3-14b", MODEL_SHAPES "qwen3-32b"};
+    for (int k = 0; k < 4; k++)
+        for (int ranks = 1; ranks <= 8; ranks *= 2) {
+            check_device(&known[k + 1], dirs[k], 80, ranks);
+            check_device(&known[k + 1], dirs[k], 141, ranks);
+        }
+    /* two that are known from elsewhere: keys and values of 8B are 144 KiB a token in bf16, and its
+     * file of weights is 16.38 GB */
+    struct by_hand b = hand_of(&known[2], 1);
+    assert_int_equal(b.kv_token, 144 << 10);
+    assert_true(fabs((double)b.base - 4.0 * 2 * 64 * 40960 - 16.38e9) < 0.01e9);
+}
+
+static void a_gpu_that_is_too_small_is_told(void **state)
+{
+    struct err e = {0};
+    struct device_plan p;
+    struct device_plan_conf conf = {.memory = {.model_dir = MODEL_SHAPES "qwen3-32b",
+                                               .lora = {32, true, true, true}},
+                                    .device_bytes = (size_t)48000000000,
+                                    .scratch_percent = 50,
+                                    .kv_percent = 25};
+    assert_int_equal(device_plan_make(&conf, &p, &e), 0);
+    assert_false(p.fits);
+    assert_int_equal(p.pass_tokens + p.kv_tokens + p.tenants_resident + p.tenants_paged, 0);
+    conf.memory.ranks = 2;
+    assert_int_equal(device_plan_make(&conf, &p, &e), 0);
+    assert_true(p.fits);
+    assert_int_equal(p.tenants_paged, 0); /* the host has no room */
+    conf.memory.ranks = 3;
+    assert_int_equal(device_plan_make(&conf, &p, &e), -1);
+    assert_string_equal(e.text, "ranks is 3, expected a divisor of the model's 8 key heads");
+    conf.memory.ranks = 1;
+    conf.kv_percent = 50;
+    assert_int_equal(device_plan_make(&conf, &p, &e), -1);
+    assert_int_equal(e.kind, ERR_USER);
+    assert_non_null(strstr(e.text, "a pass gets 50 and KV 50 of 100 parts"));
+}
+
 /* ------------------------------------------------------------------ what cannot be planned */
 
 static void a_bad_configuration_is_named(void **state)
@@ -324,7 +489,10 @@ int main(void)
         cmocka_unit_test(a_pass_takes_what_was_planned),
         cmocka_unit_test(the_fullest_pass_takes_what_was_planned),
         cmocka_unit_test(keys_and_values_take_what_was_planned),
+        cmocka_unit_test(ranks_take_what_was_planned),
         cmocka_unit_test(known_models_come_out_as_known),
+        cmocka_unit_test(gpus_have_room_for_what_is_worked_out_by_hand),
+        cmocka_unit_test(a_gpu_that_is_too_small_is_told),
         cmocka_unit_test(a_bad_configuration_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,22 +7,32 @@
 #include "engine/sample.h"
 #include "engine/train.h"
 
-static size_t both_ways(const struct engine *en, int out, int in)
+/* What the sizes depend on. */
+struct planned {
+    struct engine en;
+    struct model_weights mw;
+    bool gpu;
+};
+
+static size_t both_ways(const struct planned *d, int out, int in)
 {
-    enum ops_dtype keep = en->mw->dtype;
+    const struct engine *en = &d->en;
+    enum ops_dtype keep = d->mw.dtype;
+    size_t value = keep == OPS_BF16 ? sizeof(uint16_t) : sizeof(float);
+    if (d->gpu) return (size_t)out * (size_t)in * value;
     return en->ops->packed_bytes(out, in, keep, false) + en->ops->packed_bytes(out, in, keep, true);
 }
 
-static size_t packed_total(const struct engine *en)
+static size_t packed_total(const struct planned *d)
 {
-    const struct model_conf *mc = &en->mw->conf;
+    const struct model_conf *mc = &d->mw.conf;
     size_t layer = 0;
     for (int s = 0; s < SITES_A_LAYER; s++) {
         int in, out;
         site_size(mc, (enum lora_site)s, &in, &out);
-        layer += both_ways(en, out, in);
+        layer += both_ways(d, out, in);
     }
-    return layer * (size_t)mc->layers + both_ways(en, mc->vocab, mc->hidden);
+    return layer * (size_t)mc->layers + both_ways(d, mc->vocab, mc->hidden);
 }
 
 /* The longest sequence of which a training pass still fits. */
@@ -65,33 +75,101 @@ static void plan_pass(const struct engine *en, int rank, struct memory_plan *p)
     if (p->scratch > en->scratch_bytes_max) p->scratch = en->scratch_bytes_max;
 }
 
+static int read_shape(struct planned *d, const struct memory_plan_conf *conf, struct err *e)
+{
+    struct model_weights *mw = &d->mw;
+    if (model_config_read(conf->model_dir, &mw->whole, e) < 0)
+        return err_prefix(e, "could not read the configuration of model \"%s\"", conf->model_dir);
+    if (model_config_part(&mw->whole, conf->ranks ? conf->ranks : 1, &mw->conf, e) < 0) return -1;
+    enum ops_dtype said = mw->whole.says_bf16 ? OPS_BF16 : OPS_F32;
+    if (model_dtype_of(conf->weights, said, &mw->dtype, e) < 0) return -1;
+    d->en.mw = mw;
+    d->en.ops = ops_cpu();
+    d->gpu = conf->gpu;
+    engine_shape(&d->en);
+    if (d->gpu) d->en.kv_floats /= sizeof(float) / sizeof(uint16_t);
+    return 0;
+}
+
 int memory_plan_make(const struct memory_plan_conf *conf, struct memory_plan *out, struct err *e)
 {
-    struct model_weights mw = {0};
-    struct engine en = {.mw = &mw, .ops = ops_cpu()};
+    struct planned d = {0};
     struct memory_plan p = {0};
-    if (lora_conf_check(&conf->lora, e) < 0) return -1;
-    if (model_config_read(conf->model_dir, &mw.conf, e) < 0)
-        return err_prefix(e, "could not read the configuration of model \"%s\"", conf->model_dir);
-    enum ops_dtype said = mw.conf.says_bf16 ? OPS_BF16 : OPS_F32;
-    if (model_dtype_of(conf->weights, said, &mw.dtype, e) < 0) return -1;
-    p.bf16 = mw.dtype == OPS_BF16;
-    model_weights_size(&mw.conf, mw.dtype, &p.parameters, &p.weights);
-    engine_shape(&en);
-    engine_limits(&en, conf->scratch_bytes_max, conf->kv_bytes_max, &p.kv);
-    p.packed = packed_total(&en);
-    p.rope = 2 * rope_bytes(&mw.conf);
-    p.adapter = p.gradient = adapter_bytes(&en, &conf->lora, false);
-    p.optimizer = adapter_bytes(&en, &conf->lora, true) - p.adapter - p.gradient;
-    p.kv_block = kv_block_bytes(&en);
+    size_t unused;
+    if (lora_conf_check(&conf->lora, e) < 0 || read_shape(&d, conf, e) < 0) return -1;
+    size_t ranks = (size_t)d.mw.conf.ranks;
+    p.ranks = (int)ranks;
+    p.bf16 = d.mw.dtype == OPS_BF16;
+    model_weights_size(&d.mw.whole, d.mw.dtype, &p.parameters, &unused);
+    model_weights_size(&d.mw.conf, d.mw.dtype, &unused, &p.weights);
+    engine_limits(&d.en, conf->scratch_bytes_max, conf->kv_bytes_max, &p.kv);
+    p.packed = packed_total(&d);
+    p.rope = 2 * rope_bytes(&d.mw.conf);
+    p.adapter = p.gradient = adapter_bytes(&d.en, &conf->lora, false) / ranks;
+    p.optimizer = adapter_bytes(&d.en, &conf->lora, true) / ranks - p.adapter - p.gradient;
+    p.kv_block = kv_block_bytes(&d.en);
     p.kv_token = p.kv_block / ENGINE_BLOCK_TOKENS;
-    plan_pass(&en, conf->lora.rank, &p);
+    plan_pass(&d.en, conf->lora.rank, &p);
     *out = p;
     return 0;
+}
+
+static size_t base_bytes(const struct memory_plan *p)
+{
+    return p->weights + p->packed + p->rope;
 }
 
 size_t memory_plan_total(const struct memory_plan *p, int adapters)
 {
     size_t tenant = p->adapter + p->gradient + p->optimizer;
-    return p->weights + p->packed + p->rope + tenant * (size_t)adapters + p->scratch + p->kv;
+    return (base_bytes(p) + tenant * (size_t)adapters + p->scratch + p->kv) * (size_t)p->ranks;
+}
+
+/* ------------------------------------------------------------------ what a GPU has room for */
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Tenants whose moments are on the host: as many as the device has room for the rest of, and the
+ * host for the moments. */
+static void plan_tenants(struct device_plan *p, size_t host_bytes)
+{
+    const struct memory_plan *m = &p->memory;
+    size_t here = m->adapter + m->gradient, ranks = (size_t)m->ranks;
+    p->tenants_resident = p->tenants / (here + m->optimizer);
+    p->tenants_paged = smaller(p->tenants / here, host_bytes / (m->optimizer * ranks));
+    p->tenants_on_host = host_bytes / ((here + m->optimizer) * ranks);
+}
+
+int device_plan_make(const struct device_plan_conf *conf, struct device_plan *out, struct err *e)
+{
+    struct memory_plan_conf mc = conf->memory;
+    struct device_plan p = {0};
+    int rest = 100 - conf->scratch_percent - conf->kv_percent;
+    if (conf->scratch_percent < 1 || conf->kv_percent < 1 || rest < 1)
+        return err_set(e, ERR_USER,
+                       "a pass gets %d and KV %d of 100 parts, expected at least 1 each and 1 left "
+                       "for tenants",
+                       conf->scratch_percent, conf->kv_percent);
+    *out = p;
+    mc.gpu = true;
+    if (memory_plan_make(&mc, &p.memory, e) < 0) return -1;
+    size_t base = base_bytes(&p.memory) + DEVICE_RESERVED;
+    if (base < conf->device_bytes) p.left = conf->device_bytes - base;
+    mc.scratch_bytes_max = p.left / 100 * (size_t)conf->scratch_percent;
+    mc.kv_bytes_max = p.left / 100 * (size_t)conf->kv_percent;
+    p.tenants = p.left / 100 * (size_t)rest;
+    size_t chunk = p.memory.logits_chunk, tenant = p.memory.adapter + p.memory.gradient;
+    if (mc.scratch_bytes_max > chunk + ENGINE_BLOCK_TOKENS * p.memory.token_training &&
+        mc.kv_bytes_max >= p.memory.kv_block && p.tenants >= tenant) {
+        if (memory_plan_make(&mc, &p.memory, e) < 0) return -1;
+        p.fits = true;
+        p.pass_tokens = (mc.scratch_bytes_max - chunk) / p.memory.token_training;
+        p.kv_tokens = p.memory.kv / p.memory.kv_block * ENGINE_BLOCK_TOKENS;
+        plan_tenants(&p, conf->host_bytes);
+    }
+    *out = p;
+    return 0;
 }

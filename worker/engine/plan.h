@@ -3,7 +3,10 @@
  * From config.json alone: no weights are read, so a model can be planned for that is not there yet.
  * The sizes come from the functions that allocate (model_weights_size, packed_bytes, adapter_bytes,
  * pass_bytes, head_bytes, kv_block_bytes), so they are what the CPU device really asks for; each
- * allocation may be rounded up by 64 bytes. */
+ * allocation may be rounded up by 64 bytes.
+ *
+ * For a GPU two things are other: a matrix stays row-major, and one copy serves both directions; and
+ * keys and values are kept in bf16. */
 #ifndef ENGINE_PLAN_H
 #define ENGINE_PLAN_H
 
@@ -16,10 +19,13 @@ struct memory_plan_conf {
     struct lora_conf lora;    /* what a tenant trains */
     size_t scratch_bytes_max; /* as engine_conf's; 0: the same defaults */
     size_t kv_bytes_max;
+    int ranks;                /* as engine_conf's: 0 is 1.  All sizes are then of one rank */
+    bool gpu;
 };
 
 struct memory_plan {
-    size_t parameters; /* of the base model, how many */
+    size_t parameters; /* of the base model, how many: of all ranks */
+    int ranks;
 
     /* the base model, in bytes */
     bool bf16;      /* kept in bf16 */
@@ -48,7 +54,34 @@ struct memory_plan {
 int memory_plan_make(const struct memory_plan_conf *conf, struct memory_plan *out,
                      struct err *e) WARN_UNUSED;
 
-/* What the engine holds with so many tenants: base, adapters, scratch and KV. */
+/* What the engine holds on all ranks with so many tenants: base, adapters, scratch and KV. */
 size_t memory_plan_total(const struct memory_plan *p, int adapters);
+
+/* ------------------------------------------------------------------ what a GPU has room for */
+
+#define DEVICE_RESERVED ((size_t)2000000000) /* bytes for the context, libraries and odd ends */
+
+struct device_plan_conf {
+    struct memory_plan_conf memory; /* for a GPU; scratch and KV are worked out here */
+    size_t device_bytes;            /* of each rank */
+    size_t host_bytes;              /* for what is paged out, of all ranks */
+    int scratch_percent, kv_percent; /* of what the base leaves; tenants get the rest */
+};
+
+struct device_plan {
+    bool fits;                 /* base, the least pass and some of the rest; else all below is 0 */
+    struct memory_plan memory; /* of a rank; scratch and KV as they were shared out, if it fits */
+    size_t left;               /* bytes of a rank that the base leaves */
+    size_t pass_tokens;        /* tokens of one training pass: a micro-batch */
+    size_t kv_tokens;
+    size_t tenants;            /* bytes of a rank that tenants get, and how many that is: */
+    size_t tenants_resident;   /* with gradient and moments on the device */
+    size_t tenants_paged;      /* with the moments on the host, if the host has room for them */
+    size_t tenants_on_host;    /* wholly on the host */
+};
+
+/* ERR_USER as memory_plan_make(), and for shares that leave nothing. */
+int device_plan_make(const struct device_plan_conf *conf, struct device_plan *out,
+                     struct err *e) WARN_UNUSED;
 
 #endif
