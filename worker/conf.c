@@ -3,6 +3,7 @@
 
 #include <stddef.h>
 #include "base/conf.h"
+#include "engine/engine.h"
 
 int worker_conf_read(struct worker_conf *c, int argc, char **argv, struct err *e)
 {
@@ -25,7 +26,9 @@ int worker_conf_read(struct worker_conf *c, int argc, char **argv, struct err *e
          "how the base is kept: fp32, bf16 (half the bytes), or auto: what its files hold"},
         {"device", CONF_STR, &c->device, "cpu", 0, 0, "cpu or cuda:N"},
         {"slot", CONF_INT, &c->slot, "0", 0, SLOTS_MAX - 1, "partition of the batch plans"},
-        {"threads", CONF_INT, &c->threads, "2", 1, 1024, "threads of the engine"},
+        {"threads", CONF_INT, &c->threads, "2", 1, 1024, "threads of the engine, of each rank"},
+        {"ranks", CONF_INT, &c->ranks, "1", 1, ENGINE_RANKS_MAX,
+         "devices that share every layer of the model"},
         {"train_partitions", CONF_INT, &c->train_partitions, "4", 1, PARTITIONS_MAX,
          "shards of the training stream"},
         {"sample_partitions", CONF_INT, &c->sample_partitions, "2", 1, PARTITIONS_MAX,

@@ -187,15 +187,16 @@ static int check_memory(const struct worker_conf *c, struct err *e)
     const struct memory_plan_conf pc = {.model_dir = c->model_dir,
                                         .weights = c->weights,
                                         .lora = {1, true, true, true},
+                                        .ranks = (int)c->ranks,
                                         .scratch_bytes_max = (size_t)c->scratch_mb << 20,
                                         .kv_bytes_max = (size_t)c->kv_mb << 20};
     struct memory_plan p;
     if (strcmp(c->device, "cpu")) return 0;
     if (memory_plan_make(&pc, &p, e) < 0) return -1;
     const struct memory_part parts[] = {
-        {"weights", (int64_t)(p.weights + p.packed + p.rope), false},
-        {"scratch_mb", (int64_t)p.scratch, true},
-        {"kv_mb", (int64_t)p.kv, true},
+        {"weights", (int64_t)(p.weights + p.packed + p.rope) * p.ranks, false},
+        {"scratch_mb", (int64_t)p.scratch * p.ranks, true},
+        {"kv_mb", (int64_t)p.kv * p.ranks, true},
         {"adapters_mb", c->adapters_mb << 20, true},
         {"sampler_cache_mb", c->sampler_cache_mb << 20, true},
         {"held_mb", c->held_mb << 20, true},
@@ -213,6 +214,7 @@ static int open_engine(struct worker *w, struct err *e)
     struct engine_conf ec = {.model_dir = w->conf->model_dir,
                              .device = w->conf->device,
                              .threads = (int)w->conf->threads,
+                             .ranks = (int)w->conf->ranks,
                              .scratch_bytes_max = (size_t)w->conf->scratch_mb << 20,
                              .kv_bytes_max = (size_t)w->conf->kv_mb << 20,
                              .weights = w->conf->weights};

@@ -68,7 +68,10 @@ static void plan_prints_the_plan(void **state)
     struct memory_plan p;
     struct err e = {0};
     snprintf(dir, sizeof dir, "%s/model", folder.path);
-    const struct memory_plan_conf conf = {dir, NULL, {9, true, false, true}, 64 << 20, 32 << 20};
+    const struct memory_plan_conf conf = {.model_dir = dir,
+                                          .lora = {9, true, false, true},
+                                          .scratch_bytes_max = 64 << 20,
+                                          .kv_bytes_max = 32 << 20};
     assert_int_equal(memory_plan_make(&conf, &p, &e), 0);
     const char *words = "--rank 9 --no-mlp --adapters 3 --scratch-mb 64 --kv-mb 32";
     struct ran r = tool("plan", words);
@@ -190,6 +193,109 @@ static void score_prints_the_prompts_logprobs(void **state)
     ran_clear(&r);
     sample_result_clear(&want);
     engine_close(en);
+}
+
+/* ------------------------------------------------------------------ ranks */
+
+/* Tokens and log-probabilities of each line that generate printed. */
+static void assert_same_lines(const char *a, const char *b)
+{
+    json_t *x = json_of(a), *y = json_of(b);
+    json_t *tokens = json_object_get(x, "tokens");
+    assert_true(json_array_size(tokens) > 0);
+    assert_true(json_equal(tokens, json_object_get(y, "tokens")));
+    for (int i = 0; i < (int)json_array_size(tokens); i++)
+        assert_true(fabs(item_of(x, "logprobs", i) - item_of(y, "logprobs", i)) < 2e-5);
+    json_decref(x);
+    json_decref(y);
+}
+
+static void ranks_reach_the_engine(void **state)
+{
+    struct ran r = tool("info", "--ranks 2");
+    assert_non_null(strstr(r.out, "/tp 2\n"));
+    ran_clear(&r);
+    const char *words = "--tokens 5,17,1000,3 --max-tokens 12 --seed 9";
+    char two[200];
+    snprintf(two, sizeof two, "%s --ranks 2", words);
+    struct ran one = tool("generate", words);
+    r = tool("generate", two);
+    assert_same_lines(r.out, one.out);
+    ran_clear(&one);
+    ran_clear(&r);
+    one = tool("score", "--tokens 5,17,1000,3");
+    r = tool("score", "--tokens 5,17,1000,3 --ranks 2");
+    json_t *a = json_of(one.out), *b = json_of(r.out);
+    double sum = json_number_value(json_object_get(a, "sum"));
+    assert_true(sum < -1);
+    assert_true(fabs(sum - json_number_value(json_object_get(b, "sum"))) < 1e-4);
+    json_decref(a);
+    json_decref(b);
+    ran_clear(&one);
+    ran_clear(&r);
+    r = run_tool(&folder, "%s info --model %s/model --ranks 4", ENGINE_TOOL, folder.path);
+    assert_int_equal(r.code, 1);
+    assert_non_null(strstr(r.err, "ranks is 4, expected a divisor of the model's 2 key heads"));
+    ran_clear(&r);
+}
+
+/* What two ranks trained and saved, one rank loads. */
+static void ranks_train_an_adapter_for_any_ranks(void **state)
+{
+    char words[800];
+    folder_put_text(&folder, "ranks-data", "{\"tokens\": [5, 6, 7, 8, 9, 10, 11]}\n");
+    snprintf(words, sizeof words, "--data %s/ranks-data --steps 3 --rank 4 --ranks 2 --out %s/by-two",
+             folder.path, folder.path);
+    struct ran r = tool("train", words);
+    assert_non_null(strstr(r.out, "3 steps, loss "));
+    ran_clear(&r);
+    snprintf(words, sizeof words, "--tokens 5,6,7 --adapter %s/by-two", folder.path);
+    r = tool("score", words);
+    json_t *one = json_of(r.out);
+    ran_clear(&r);
+    snprintf(words, sizeof words, "--tokens 5,6,7 --ranks 2 --adapter %s/by-two", folder.path);
+    r = tool("score", words);
+    json_t *two = json_of(r.out);
+    ran_clear(&r);
+    for (int i = 1; i < 3; i++)
+        assert_true(fabs(item_of(one, "logprobs", i) - item_of(two, "logprobs", i)) < 2e-5);
+    json_decref(one);
+    json_decref(two);
+}
+
+static void plan_prints_what_a_gpu_has_room_for(void **state)
+{
+    struct err e = {0};
+    struct device_plan p;
+    char dir[300];
+    snprintf(dir, sizeof dir, "%s/model", folder.path);
+    const struct device_plan_conf conf = {.memory = {.model_dir = dir,
+                                                     .lora = {8, true, true, true},
+                                                     .ranks = 2},
+                                          .device_bytes = (size_t)80 * 1000000000,
+                                          .host_bytes = (size_t)10 * 1000000000,
+                                          .scratch_percent = 40,
+                                          .kv_percent = 30};
+    assert_int_equal(device_plan_make(&conf, &p, &e), 0);
+    struct ran r = tool("plan", "--device-gb 80 --ranks 2 --rank 8 --host-gb 10 --scratch-share 40 "
+                                "--kv-share 30 --json");
+    json_t *root = json_of(r.out);
+    const struct {
+        const char *name;
+        size_t value;
+    } want[] = {{"fits", 1},
+                {"ranks", 2},
+                {"left_bytes", p.left},
+                {"pass_tokens", p.pass_tokens},
+                {"kv_tokens", p.kv_tokens},
+                {"tenants_resident", p.tenants_resident},
+                {"tenants_paged", p.tenants_paged},
+                {"tenants_on_host", p.tenants_on_host}};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        assert_int_equal(json_integer_value(json_object_get(root, want[i].name)), want[i].value);
+    assert_true(p.tenants_resident > 0);
+    json_decref(root);
+    ran_clear(&r);
 }
 
 /* ------------------------------------------------------------------ train */
@@ -404,6 +510,9 @@ int main(void)
         cmocka_unit_test(generated_text_is_always_text),
         cmocka_unit_test(score_prints_the_prompts_logprobs),
         cmocka_unit_test(train_takes_the_steps_and_saves_the_adapter),
+        cmocka_unit_test(ranks_reach_the_engine),
+        cmocka_unit_test(ranks_train_an_adapter_for_any_ranks),
+        cmocka_unit_test(plan_prints_what_a_gpu_has_room_for),
         cmocka_unit_test(whatever_is_wrong_is_named),
         cmocka_unit_test(every_command_explains_itself),
     };

@@ -27,7 +27,7 @@ static void print(const struct engine *en)
 int command_info(int argc, char **argv, struct err *e)
 {
     struct session s = {0};
-    const struct conf_item items[] = {SESSION_SETTINGS(&s), {.name = NULL}};
+    const struct conf_item items[] = {SESSION_SETTINGS(&s), SESSION_RANKS(&s), {.name = NULL}};
     if (flags_read(items, "what a model's folder holds", argc, argv, e) < 0) return -1;
     struct engine *en = session_engine(&s, e);
     if (!en) return -1;

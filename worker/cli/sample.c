@@ -69,6 +69,7 @@ int command_generate(int argc, char **argv, struct err *e)
     double temperature, top_p;
     const struct conf_item items[] = {
         SESSION_SETTINGS(&s.session),
+        SESSION_RANKS(&s.session),
         SESSION_ADAPTER(&s.session),
         {"tokens", CONF_STR, &s.tokens, NULL, 0, 0, "the prompt's token ids, as 1,2,3"},
         {"samples", CONF_INT, &s.samples, "1", 1, 128, "how many continuations"},
@@ -111,6 +112,7 @@ int command_score(int argc, char **argv, struct err *e)
     struct settings s = {0};
     const struct conf_item items[] = {
         SESSION_SETTINGS(&s.session),
+        SESSION_RANKS(&s.session),
         SESSION_ADAPTER(&s.session),
         {"tokens", CONF_STR, &s.tokens, NULL, 0, 0, "the token ids, as 1,2,3"},
         {.name = NULL},

@@ -30,6 +30,7 @@ struct engine *session_engine(const struct session *s, struct err *e)
     return engine_open(&(struct engine_conf){.model_dir = s->model,
                                              .device = s->device,
                                              .threads = (int)s->threads,
+                                             .ranks = (int)s->ranks,
                                              .scratch_bytes_max = (size_t)s->scratch_mb << 20,
                                              .kv_bytes_max = (size_t)s->kv_mb << 20,
                                              .weights = s->weights},

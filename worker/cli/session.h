@@ -8,7 +8,7 @@
 
 struct session {
     const char *model, *device, *weights, *adapter;
-    int64_t threads, scratch_mb, kv_mb;
+    int64_t threads, scratch_mb, kv_mb, ranks;
 };
 
 /* Lines of a settings table. */
@@ -25,6 +25,8 @@ struct session {
         {"threads", CONF_INT, &(s)->threads, "2", 1, 256, "threads of the arithmetic"},            \
         {"scratch_mb", CONF_INT, &(s)->scratch_mb, "4096", 1, 1 << 24, "memory of one pass"},      \
         {"kv_mb", CONF_INT, &(s)->kv_mb, "1024", 1, 1 << 24, "memory of running samples"}
+#define SESSION_RANKS(s)                                                                           \
+    {"ranks", CONF_INT, &(s)->ranks, "1", 1, ENGINE_RANKS_MAX, "devices that share every layer"}
 #define SESSION_ADAPTER(s)                                                                         \
     {"adapter", CONF_STR, &(s)->adapter, "", 0, 0, "folder of a saved adapter to apply"}
 
