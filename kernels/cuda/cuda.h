@@ -1,0 +1,224 @@
+/* cuda.h - inside the CUDA kernels: the device, launching, and what kernels share.
+ *
+ * A .cu file of this folder includes only this one.  Compiled by nvcc it is CUDA; compiled by a C++
+ * compiler with CUDA_EMULATED it is the same code on a CPU (emulate.h), which is how it is tested
+ * where there is no GPU.
+ *
+ * Everything is asked of one stream, in order.  The first failure is kept in the device with the
+ * name of what failed; from then on nothing is done any more, and sync() says ERR_LOST.
+ *
+ * Row law.  A sum's order is fixed by the shape of a row alone, never by the number of rows, and
+ * floats are never added by atomics.  The orders are this device's own, not those of the CPU, so
+ * bits are equal within a numerics class only, and the class names the chip and the build.
+ * Contraction is off (-fmad=false): where a multiply and an add are fused, fmaf says so. */
+#ifndef KERNELS_CUDA_CUDA_H
+#define KERNELS_CUDA_CUDA_H
+
+#ifdef CUDA_EMULATED
+#include "kernels/cuda/emulate.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#endif
+#include <stdint.h>
+
+extern "C" {
+#include "kernels/ops.h"
+}
+
+/* ------------------------------------------------------------------ the device */
+
+#define STAGE_PARTS 4
+
+struct blas;
+struct pool;
+
+/* Device memory that grows when more is asked for and is kept. */
+struct cuda_buffer {
+    void *p;
+    size_t bytes;
+};
+
+struct device {
+    int index;
+    cudaStream_t stream;
+    int failed;       /* 0; 1 while `failure` is written; 2 */
+    char failure[256];
+    struct blas *blas;
+    struct pool *pool; /* the host's threads */
+    struct cuda_buffer scratch, gemm_scratch;
+    struct {           /* see cuda_stage */
+        char *host, *dev;
+        size_t part_bytes, used;
+        int part;
+        cudaEvent_t left[STAGE_PARTS];
+    } stage;
+    char numerics[2][256]; /* weights in fp32, in bf16 */
+};
+
+/* Keeps the first failure; `what` is what was tried.  May be called by several threads. */
+void cuda_keep(struct device *d, cudaError_t error, const char *what);
+bool cuda_failed(const struct device *d);
+
+/* Copies an op's descriptors, which the caller may reuse at once, to the device.  The pointer is
+ * good (and 64-byte aligned) for the kernels that the same op launches after it; an op may stage
+ * four times.  NULL when the device has failed, or for no bytes. */
+const void *cuda_stage(struct device *d, const void *host, size_t bytes);
+
+/* Temporary device memory, 256-byte aligned and not cleared, for the kernels that are launched until
+ * the next call; what an op needs it asks for in one call.  cuda_gemm has its own, so that project
+ * may hold some across it.  NULL when the device has failed: then every LAUNCH does nothing. */
+void *cuda_scratch(struct device *d, size_t bytes);
+void *cuda_buffer_get(struct device *d, struct cuda_buffer *b, size_t bytes);
+
+/* ------------------------------------------------------------------ launching */
+
+/* False when there is nothing to launch: an empty grid, or a device that has failed.  Allows the
+ * kernel more than 48 KiB of dynamic shared memory where it asks for more. */
+bool cuda_may_launch(struct device *d, const void *kernel, dim3 grid, size_t shared_bytes,
+                     const char *name);
+
+/* LAUNCH(d, kernel, grid, block, dynamic shared bytes, arguments ...): a kernel that is a template
+ * stands in parentheses.  In a kernel SHARED_DYNAMIC(type, name) declares `type *name`, the dynamic
+ * shared memory, 128-byte aligned. */
+#ifdef CUDA_EMULATED
+#define LAUNCH(d, kernel, grid, block, shared_bytes, ...)                                          \
+    do {                                                                                           \
+        if (cuda_may_launch(d, (const void *)(kernel), grid, shared_bytes, #kernel)) {             \
+            emulate_launch(grid, block, shared_bytes, [&]() { (kernel)(__VA_ARGS__); });           \
+            cuda_keep(d, cudaGetLastError(), #kernel);                                             \
+        }                                                                                          \
+    } while (0)
+#define SHARED_DYNAMIC(type, name) type *name = (type *)emulate_shared()
+#else
+#define LAUNCH(d, kernel, grid, block, shared_bytes, ...)                                          \
+    do {                                                                                           \
+        if (cuda_may_launch(d, (const void *)(kernel), grid, shared_bytes, #kernel)) {             \
+            (kernel)<<<grid, block, shared_bytes, (d)->stream>>>(__VA_ARGS__);                     \
+            cuda_keep(d, cudaGetLastError(), #kernel);                                             \
+        }                                                                                          \
+    } while (0)
+#define SHARED_DYNAMIC(type, name)                                                                 \
+    extern __shared__ __align__(128) unsigned char shared_dynamic[];                               \
+    type *name = (type *)shared_dynamic
+#endif
+
+/* ------------------------------------------------------------------ what kernels share */
+
+#define WARP     32
+#define ALL_LANES 0xffffffffu
+
+__host__ __device__ static inline int ceil_div(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Over the 32 lanes of a warp, all of which take part and get the result: lane i with i ^ 16, ^ 8,
+ * ^ 4, ^ 2, ^ 1. */
+template <class T> __device__ static inline T warp_sum(T v)
+{
+    for (int with = WARP / 2; with > 0; with /= 2)
+        v += __shfl_xor_sync(ALL_LANES, v, with);
+    return v;
+}
+
+__device__ static inline float warp_max(float v)
+{
+    for (int with = WARP / 2; with > 0; with /= 2)
+        v = fmaxf(v, __shfl_xor_sync(ALL_LANES, v, with));
+    return v;
+}
+
+/* Over all threads of a block of one dimension, a multiple of 32: the lanes of each warp, then the
+ * warps, in the same way.  All threads take part and get the result. */
+template <class T> __device__ static inline T block_sum(T v)
+{
+    __shared__ T part[WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    v = warp_sum(v);
+    __syncthreads(); /* `part` may still be read by who was slow in the call before */
+    if (lane == 0) part[warp] = v;
+    __syncthreads();
+    return warp_sum(lane < warps ? part[lane] : T(0));
+}
+
+__device__ static inline float block_max(float v)
+{
+    __shared__ float part[WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    v = warp_max(v);
+    __syncthreads();
+    if (lane == 0) part[warp] = v;
+    __syncthreads();
+    return warp_max(lane < warps ? part[lane] : -INFINITY);
+}
+
+/* To bf16 as ops.h says: to the nearest, ties to even, subnormals to zero of their sign. */
+__device__ static inline __nv_bfloat16 bf16_of(float f)
+{
+    unsigned bits = __float_as_uint(f);
+    if ((bits & 0x7f800000u) == 0) return __ushort_as_bfloat16((unsigned short)(bits >> 16 & 0x8000u));
+    return __float2bfloat16_rn(f);
+}
+
+/* ------------------------------------------------------------------ the table's functions */
+
+extern "C" {
+struct device *cuda_open(int index, int threads, struct err *e);
+void cuda_close(struct device *d);
+const char *cuda_numerics(const struct device *d, enum ops_dtype weights);
+void *cuda_alloc(struct device *d, size_t bytes, struct err *e);
+void cuda_release(struct device *d, void *p);
+void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes);
+void cuda_download(struct device *d, void *to_host, const void *from, size_t bytes);
+void cuda_copy(struct device *d, void *to, const void *from, size_t bytes);
+void cuda_zero(struct device *d, void *p, size_t bytes);
+void cuda_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
+                 int count);
+int cuda_sync(struct device *d, struct err *e);
+struct packed *cuda_pack(struct device *d, const struct ops_matrix *w, enum ops_dtype keep,
+                         bool transpose, struct err *e);
+void cuda_packed_free(struct device *d, struct packed *w);
+size_t cuda_packed_bytes(int out, int in, enum ops_dtype keep, bool transpose);
+void cuda_gemm(struct device *d, float *y, const float *x, int rows, const struct packed *w,
+               bool add);
+void cuda_project(struct device *d, const float *x, int rows, const struct projection *p,
+                  int count);
+void cuda_project_back(struct device *d, float *dx, const float *dy, const float *x, int rows,
+                       const struct projection_back *p);
+void cuda_gather(struct device *d, float *y, const float *table, const int32_t *ids, int rows,
+                 int width);
+void cuda_gather_bf16(struct device *d, float *y, const uint16_t *table, const int32_t *ids,
+                      int rows, int width);
+void cuda_scatter(struct device *d, float *y, const float *x, const int32_t *index, int rows,
+                  int width);
+void cuda_rms_norm(struct device *d, float *y, const float *x, const float *gain, int rows,
+                   int width, float eps);
+void cuda_rms_norm_back(struct device *d, float *dx, const float *dy, const float *x,
+                        const float *gain, int rows, int width, float eps, bool add);
+void cuda_rope(struct device *d, float *x, const float *cosine, const float *sine,
+               const struct kv_seg *segs, int seg_count, int heads, int head_dim);
+void cuda_rope_back(struct device *d, float *dx, const float *cosine, const float *sine,
+                    const struct kv_seg *segs, int seg_count, int heads, int head_dim);
+void cuda_swiglu(struct device *d, float *y, const float *gate, const float *up, size_t count);
+void cuda_swiglu_back(struct device *d, float *dgate, float *dup, const float *dy,
+                      const float *gate, const float *up, size_t count);
+size_t cuda_kv_floats(const struct attn_shape *shape);
+void cuda_kv_write(struct device *d, const float *k, const float *v, const struct kv_seg *segs,
+                   int seg_count, const struct attn_shape *shape);
+void cuda_attention(struct device *d, float *o, float *lse, const float *q,
+                    const struct kv_seg *segs, int seg_count, const struct attn_shape *shape);
+void cuda_attention_back(struct device *d, float *dq, float *dk, float *dv, const float *dout,
+                         const float *o, const float *lse, const float *q,
+                         const struct kv_seg *segs, int seg_count,
+                         const struct attn_shape *shape);
+void cuda_logprob(struct device *d, float *logprob, float *lse, const float *logits,
+                  const int *first, const int32_t *ids, int rows, int vocab);
+void cuda_logprob_back(struct device *d, float *logits, const float *lse, const float *g,
+                       const int *first, const int32_t *ids, int rows, int vocab);
+double cuda_sum_squares(struct device *d, const struct adam_tensor *tensors, int count);
+void cuda_adamw(struct device *d, const struct adamw_step *step, const struct adam_tensor *tensors,
+                int count);
+}
+
+#endif

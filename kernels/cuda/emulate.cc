@@ -1,0 +1,469 @@
+/* emulate.cc - see emulate.h: the fibers of a block, and the runtime's calls on ordinary memory. */
+#include "kernels/cuda/emulate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#define SWITCH_BEGIN(keep, stack, bytes) __sanitizer_start_switch_fiber(keep, stack, bytes)
+#define SWITCH_END(keep, stack, bytes)   __sanitizer_finish_switch_fiber(keep, stack, bytes)
+#define POISON(p, bytes)                 ASAN_POISON_MEMORY_REGION(p, bytes)
+#define UNPOISON(p, bytes)               ASAN_UNPOISON_MEMORY_REGION(p, bytes)
+#else
+#define SWITCH_BEGIN(keep, stack, bytes) ((void)(keep), (void)(stack), (void)(bytes))
+#define SWITCH_END(keep, stack, bytes)   ((void)(keep), (void)(stack), (void)(bytes))
+#define POISON(p, bytes)                 ((void)(p), (void)(bytes))
+#define UNPOISON(p, bytes)               ((void)(p), (void)(bytes))
+#endif
+
+#define THREADS_MAX 1024
+#define STACK_BYTES ((size_t)256 * 1024) /* of address space; pages come as they are used */
+
+struct uint3 emulate_thread_index, emulate_block_index;
+struct dim3 emulate_block_size, emulate_grid_size;
+
+/* ------------------------------------------------------------------ contexts */
+
+static void fiber_main(void);
+
+/* swapcontext() asks the kernel for the signal mask each time, which is most of what a shuffle
+ * would cost; a switch between functions has to keep no more than the callee's registers. */
+#if defined(__x86_64__)
+struct context {
+    void **top; /* of the stack that does not run: six registers and where to go on */
+};
+
+extern "C" void emulate_swap(void ***keep, void **top);
+asm(".pushsection .text\n"
+    ".type emulate_swap, @function\n"
+    "emulate_swap:\n"
+    "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n    pushq %r13\n    pushq %r14\n"
+    "    pushq %r15\n"
+    "    movq %rsp, (%rdi)\n"
+    "    movq %rsi, %rsp\n"
+    "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n"
+    "    popq %rbp\n"
+    "    ret\n"
+    ".size emulate_swap, . - emulate_swap\n"
+    ".popsection\n");
+
+static void context_swap(struct context *from, struct context *to)
+{
+    emulate_swap(&from->top, to->top);
+}
+
+static void context_make(struct context *c, char *stack, size_t bytes)
+{
+    c->top = (void **)(stack + bytes) - 8; /* so that the stack is aligned as after a call */
+    c->top[6] = (void *)fiber_main;
+    c->top[7] = NULL;
+}
+#else
+struct context {
+    ucontext_t u;
+};
+
+static void context_swap(struct context *from, struct context *to)
+{
+    swapcontext(&from->u, &to->u);
+}
+
+static void context_make(struct context *c, char *stack, size_t bytes)
+{
+    getcontext(&c->u);
+    c->u.uc_stack.ss_sp = stack;
+    c->u.uc_stack.ss_size = bytes;
+    c->u.uc_link = NULL;
+    makecontext(&c->u, fiber_main, 0);
+}
+#endif
+
+/* ------------------------------------------------------------------ fibers */
+
+enum state { READY, AT_BLOCK, AT_WARP, DONE };
+
+struct fiber {
+    struct context context;
+    char *stack;
+    void *keep; /* the sanitizer's, while another fiber runs */
+    struct uint3 index;
+    enum state state;
+    const char *file; /* where it waits */
+    int line;
+    unsigned mask;
+    void *mine;
+};
+
+static struct {
+    struct fiber fibers[THREADS_MAX];
+    struct context caller;
+    void *keep;
+    const void *caller_stack;
+    size_t caller_bytes;
+    int threads, now, waiting; /* waiting: at __syncthreads */
+    unsigned here[THREADS_MAX / 32]; /* lanes that wait for their warp */
+    bool turned;
+    unsigned launches;
+    int fail_in; /* launches; 0: never */
+    cudaError_t fail_with, last;
+    char *shared; /* EMULATE_SHARED_MAX */
+    void (*body)(void *);
+    void *arg;
+} em;
+
+static const char *const state_names[] = {"runs", "waits for the block", "waits for its warp",
+                                          "has left"};
+
+static void disagree(const char *what)
+{
+    fprintf(stderr, "emulate: %s in block (%u, %u, %u) of %d threads:\n", what,
+            emulate_block_index.x, emulate_block_index.y, emulate_block_index.z, em.threads);
+    for (int i = 0; i < em.threads; i++) {
+        const struct fiber *f = &em.fibers[i], *before = i ? f - 1 : f;
+        if (i && f->state == before->state && f->line == before->line && f->mask == before->mask)
+            continue;
+        fprintf(stderr, "  from thread %d: %s", i, state_names[f->state]);
+        if (f->state == AT_BLOCK || f->state == AT_WARP) fprintf(stderr, " at %s:%d", f->file, f->line);
+        if (f->state == AT_WARP) fprintf(stderr, ", mask %08x", f->mask);
+        fprintf(stderr, "\n");
+    }
+    abort();
+}
+
+/* Back to the loop over the block's threads. */
+static void leave(void)
+{
+    struct fiber *f = &em.fibers[em.now];
+    SWITCH_BEGIN(&f->keep, em.caller_stack, em.caller_bytes);
+    context_swap(&f->context, &em.caller);
+    SWITCH_END(f->keep, &em.caller_stack, &em.caller_bytes);
+}
+
+static void enter(int i)
+{
+    struct fiber *f = &em.fibers[i];
+    em.now = i;
+    emulate_thread_index = f->index;
+    SWITCH_BEGIN(&em.keep, f->stack, STACK_BYTES);
+    context_swap(&em.caller, &f->context);
+    SWITCH_END(em.keep, NULL, NULL);
+}
+
+/* A fiber is made once and runs one thread after another. */
+static void fiber_main(void)
+{
+    SWITCH_END(NULL, &em.caller_stack, &em.caller_bytes);
+    for (;;) {
+        em.body(em.arg);
+        em.fibers[em.now].state = DONE;
+        leave();
+    }
+}
+
+static void fiber_make(struct fiber *f)
+{
+    void *p = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    if (p == MAP_FAILED || mprotect(p, 4096, PROT_NONE) != 0) {
+        perror("emulate: stack of a fiber");
+        abort();
+    }
+    f->stack = (char *)p;
+    context_make(&f->context, f->stack, STACK_BYTES);
+}
+
+/* ------------------------------------------------------------------ meeting */
+
+void __syncthreads(const char *file, int line)
+{
+    struct fiber *f = &em.fibers[em.now];
+    f->state = AT_BLOCK;
+    f->file = file;
+    f->line = line;
+    if (++em.waiting < em.threads) {
+        leave();
+        return;
+    }
+    em.waiting = 0;
+    for (int i = 0; i < em.threads; i++) {
+        if (em.fibers[i].line != line || strcmp(em.fibers[i].file, file) != 0)
+            disagree("threads wait at different barriers");
+    }
+    for (int i = 0; i < em.threads; i++)
+        em.fibers[i].state = READY;
+}
+
+int emulate_lane(void)
+{
+    return em.now % 32;
+}
+
+void emulate_warp(unsigned mask, void *mine, emulate_together *fn, const char *file, int line)
+{
+    struct fiber *f = &em.fibers[em.now];
+    int warp = em.now / 32, first = warp * 32;
+    void *lanes[32] = {NULL};
+    f->state = AT_WARP;
+    f->file = file;
+    f->line = line;
+    f->mask = mask;
+    f->mine = mine;
+    em.here[warp] |= 1u << (em.now - first);
+    if (!(mask >> (em.now - first) & 1)) disagree("a lane is not in its own mask");
+    if ((em.here[warp] & mask) != mask) {
+        leave(); /* until the last of them has come */
+        return;
+    }
+    for (int i = 0; i < 32; i++) {
+        if (!(mask >> i & 1)) continue;
+        struct fiber *other = &em.fibers[first + i];
+        if (other->line != line || other->mask != mask || strcmp(other->file, file) != 0)
+            disagree("lanes of a mask wait at different places");
+        lanes[i] = other->mine;
+        other->state = READY;
+    }
+    em.here[warp] &= ~mask;
+    fn(mask, lanes);
+}
+
+void emulate_no_lane(int lane, int from)
+{
+    fprintf(stderr, "emulate: lane %d asks lane %d, which is not in the mask\n", lane, from);
+    disagree("a shuffle from nowhere");
+}
+
+/* ------------------------------------------------------------------ launching */
+
+static void run_block(bool backwards)
+{
+    int left = em.threads;
+    em.waiting = 0;
+    memset(em.here, 0, sizeof em.here);
+    for (int i = 0; i < em.threads; i++)
+        em.fibers[i].state = READY;
+    while (left > 0) {
+        int ran = 0;
+        for (int k = 0; k < em.threads; k++) {
+            int i = backwards ? em.threads - 1 - k : k;
+            if (em.fibers[i].state != READY) continue;
+            enter(i);
+            ran++;
+            if (em.fibers[i].state == DONE) left--;
+        }
+        if (!ran) disagree("threads wait for others that do not come");
+    }
+}
+
+static cudaError_t shape_error(dim3 grid, dim3 block, size_t shared)
+{
+    size_t threads = (size_t)block.x * block.y * block.z;
+    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+        return cudaErrorInvalidConfiguration;
+    if (threads < 1 || threads > THREADS_MAX || block.z > 64) return cudaErrorInvalidConfiguration;
+    return shared > EMULATE_SHARED_MAX ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+static void threads_set(dim3 block)
+{
+    em.threads = (int)(block.x * block.y * block.z);
+    for (int i = 0; i < em.threads; i++) {
+        unsigned u = (unsigned)i;
+        if (!em.fibers[i].stack) fiber_make(&em.fibers[i]);
+        em.fibers[i].index = {u % block.x, u / block.x % block.y, u / block.x / block.y};
+    }
+}
+
+void emulate_launch_body(dim3 grid, dim3 block, size_t shared, void (*body)(void *), void *arg)
+{
+    cudaError_t error = shape_error(grid, block, shared);
+    if (!error && em.fail_in > 0 && --em.fail_in == 0) error = em.fail_with;
+    if (error) {
+        em.last = error;
+        return;
+    }
+    if (!em.shared) em.shared = (char *)aligned_alloc(1024, EMULATE_SHARED_MAX);
+    if (!em.shared) abort();
+    em.body = body;
+    em.arg = arg;
+    em.launches++;
+    emulate_grid_size = grid;
+    emulate_block_size = block;
+    threads_set(block);
+    emulate_guard(em.shared, EMULATE_SHARED_MAX, EMULATE_SHARED_MAX);
+    emulate_guard(em.shared, shared, EMULATE_SHARED_MAX);
+    unsigned number = em.launches + em.turned;
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                emulate_block_index = {x, y, z};
+                memset(em.shared, 0xff, shared);
+                run_block(number++ & 1);
+            }
+}
+
+void *emulate_shared(void)
+{
+    return em.shared;
+}
+
+void emulate_fail_launch(int nth, cudaError_t error)
+{
+    em.fail_in = nth;
+    em.fail_with = error;
+}
+
+void emulate_turn_order(void)
+{
+    em.turned = !em.turned;
+}
+
+void emulate_guard(void *p, size_t used, size_t room)
+{
+    UNPOISON(p, used);
+    POISON((char *)p + used, room - used);
+}
+
+/* ------------------------------------------------------------------ the runtime's calls */
+
+cudaError_t cudaGetLastError(void)
+{
+    cudaError_t error = em.last;
+    em.last = cudaSuccess;
+    return error;
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    switch (error) {
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorInvalidValue:
+        return "invalid argument";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorInvalidConfiguration:
+        return "invalid configuration argument";
+    case cudaErrorInvalidDevice:
+        return "invalid device ordinal";
+    default:
+        return "an illegal memory access was encountered";
+    }
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int index)
+{
+    if (index != 0) return cudaErrorInvalidDevice;
+    *prop = {};
+    snprintf(prop->name, sizeof prop->name, "emulated");
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int index)
+{
+    return index == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = 0;
+    return cudaSuccess;
+}
+
+/* One stream is as good as another, and everything in it is done at once. */
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
+{
+    *stream = (cudaStream_t)malloc(1);
+    return *stream ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    free(stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    *event = (cudaEvent_t)malloc(1);
+    return *event ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    free(event);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t)
+{
+    return cudaSuccess;
+}
+
+/* Beyond `bytes` rounded up to 8 nothing may be touched; what is there is a NaN. */
+cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    *p = NULL;
+    if (posix_memalign(p, 256, bytes) != 0) {
+        em.last = cudaErrorMemoryAllocation;
+        return em.last;
+    }
+    memset(*p, 0xff, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **p, size_t bytes)
+{
+    return cudaMalloc(p, bytes);
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+    return cudaFree(p);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind,
+                            cudaStream_t)
+{
+    memmove(to, from, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t)
+{
+    memset(p, byte, bytes);
+    return cudaSuccess;
+}
