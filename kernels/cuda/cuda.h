@@ -39,6 +39,13 @@ struct cuda_buffer {
     size_t bytes;
 };
 
+struct cuda_stage_ring { /* see cuda_stage */
+    char *host, *dev; /* STAGE_PARTS parts; host is pinned */
+    size_t part_bytes, used;
+    int part;
+    cudaEvent_t left[STAGE_PARTS]; /* when a part was last left */
+};
+
 struct device {
     int index;
     cudaStream_t stream;
@@ -47,17 +54,13 @@ struct device {
     struct blas *blas;
     struct pool *pool; /* the host's threads */
     struct cuda_buffer scratch, gemm_scratch;
-    struct {           /* see cuda_stage */
-        char *host, *dev;
-        size_t part_bytes, used;
-        int part;
-        cudaEvent_t left[STAGE_PARTS];
-    } stage;
-    char numerics[2][256]; /* weights in fp32, in bf16 */
+    struct cuda_stage_ring stage;
+    char numerics[2][128]; /* weights in fp32, in bf16 */
 };
 
-/* Keeps the first failure; `what` is what was tried.  May be called by several threads. */
-void cuda_keep(struct device *d, cudaError_t error, const char *what);
+/* Keeps the first failure: what was tried, and why it failed.  May be called by several threads. */
+void cuda_keep_text(struct device *d, const char *what, const char *why);
+void cuda_keep(struct device *d, cudaError_t error, const char *what); /* unless cudaSuccess */
 bool cuda_failed(const struct device *d);
 
 /* Copies an op's descriptors, which the caller may reuse at once, to the device.  The pointer is

@@ -108,7 +108,6 @@ static struct {
     size_t caller_bytes;
     int threads, now, waiting; /* waiting: at __syncthreads */
     unsigned here[THREADS_MAX / 32]; /* lanes that wait for their warp */
-    bool turned;
     unsigned launches;
     int fail_in; /* launches; 0: never */
     cudaError_t fail_with, last;
@@ -297,7 +296,7 @@ void emulate_launch_body(dim3 grid, dim3 block, size_t shared, void (*body)(void
     threads_set(block);
     emulate_guard(em.shared, EMULATE_SHARED_MAX, EMULATE_SHARED_MAX);
     emulate_guard(em.shared, shared, EMULATE_SHARED_MAX);
-    unsigned number = em.launches + em.turned;
+    unsigned number = em.launches + (getenv("EMULATE_BACKWARDS") != NULL);
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
@@ -316,11 +315,6 @@ void emulate_fail_launch(int nth, cudaError_t error)
 {
     em.fail_in = nth;
     em.fail_with = error;
-}
-
-void emulate_turn_order(void)
-{
-    em.turned = !em.turned;
 }
 
 void emulate_guard(void *p, size_t used, size_t room)
@@ -367,6 +361,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int index)
     if (index != 0) return cudaErrorInvalidDevice;
     *prop = {};
     snprintf(prop->name, sizeof prop->name, "emulated");
+    prop->major = 8;
     return cudaSuccess;
 }
 

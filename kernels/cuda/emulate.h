@@ -2,7 +2,8 @@
  *
  * It takes the place of <cuda_runtime.h> and <cuda_bf16.h> where CUDA_EMULATED is defined.  Blocks
  * run one after the other; the threads of a block are fibers that run until they wait for one
- * another, forwards in one block and backwards in the next, so that a missing barrier shows.
+ * another, forwards in one block and backwards in the next, so that a missing barrier shows; with
+ * EMULATE_BACKWARDS in the environment it is the other way round.
  * Dynamic shared memory is NaN (all ones) when a block starts, and a step beyond it is an error of
  * AddressSanitizer; memory of the "device" is ordinary memory of exactly the size asked for.
  *
@@ -250,9 +251,7 @@ template <class F> static inline void emulate_launch(dim3 grid, dim3 block, size
 void *emulate_shared(void);
 
 /* For tests.  The launch that is the nth from here (1: the next) does nothing but fail so. */
-void emulate_fail_launch(int nth, cudaError_t error);
-/* For tests: the blocks that ran forwards run backwards, and the other way round. */
-void emulate_turn_order(void);
+extern "C" void emulate_fail_launch(int nth, cudaError_t error);
 
 /* Lets AddressSanitizer see a step beyond the first `used` of `room` bytes, both multiples of 8. */
 void emulate_guard(void *p, size_t used, size_t room);

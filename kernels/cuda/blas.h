@@ -1,0 +1,30 @@
+/* blas.h - the dense products that cuBLASLt does (blas_lt.cu).  Emulation has a plain filling
+ * (blas_plain.cc). */
+#ifndef KERNELS_CUDA_BLAS_H
+#define KERNELS_CUDA_BLAS_H
+
+#include "kernels/cuda/cuda.h"
+
+struct blas;
+
+struct blas *blas_create(struct err *e);
+void blas_free(struct blas *b); /* NULL is fine */
+/* Which library it is, as far as bits go. */
+const char *blas_version(const struct blas *b);
+
+/* y [m, n] (+)= x [m, k] w^T with w [n, k], or with `turned` x w with w [k, n].  x and w are of
+ * `dtype` (OPS_F32, with no rounding of the factors, or OPS_BF16), y and the sums are fp32.  x and w
+ * and their rows are 16-byte aligned; ld... count elements. */
+struct blas_product {
+    int m, n, k;
+    enum ops_dtype dtype;
+    bool turned, add;
+    const void *x, *w;
+    float *y;
+    int ldx, ldw, ldy;
+};
+
+/* How a product is computed depends on everything but m, x, w, y.  A failure is kept in d. */
+void blas_run(struct device *d, const struct blas_product *p);
+
+#endif

@@ -1,0 +1,192 @@
+/* blas_lt.cu - products by cuBLASLt, with an algorithm that does not depend on the number of rows.
+ *
+ * The library's own choice looks at m, and two algorithms need not add in the same order.  So the
+ * heuristic is asked once for each kind of product, at a nominal m and for the alignment that every
+ * product of that kind has, and its first answer that does not split k is kept.  There is no
+ * workspace: nothing can be summed across blocks through one.
+ *
+ * The library counts by columns: row-major y [m, n] is its matrix of n by m. */
+#include "kernels/cuda/blas.h"
+
+#include <cublasLt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define M_NOMINAL  2048
+#define ANSWERS    32
+#define KINDS_MAX  256 /* shapes of weights times two directions; a model has some ten */
+#define ALIGNMENT  16
+
+struct kind {
+    int n, k, ldx, ldw, ldy;
+    enum ops_dtype dtype;
+    bool turned;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
+struct blas {
+    cublasLtHandle_t handle;
+    char version[32];
+    int kinds;
+    struct kind kind[KINDS_MAX];
+};
+
+struct blas *blas_create(struct err *e)
+{
+    struct blas *b = (struct blas *)calloc(1, sizeof *b);
+    if (!b) {
+        err_set(e, ERR_RETRY, "out of memory");
+        return NULL;
+    }
+    cublasStatus_t status = cublasLtCreate(&b->handle);
+    if (status != CUBLAS_STATUS_SUCCESS) {
+        err_set(e, ERR_RETRY, "could not start cublasLt: %s", cublasLtGetStatusString(status));
+        free(b);
+        return NULL;
+    }
+    snprintf(b->version, sizeof b->version, "cublasLt %zu", cublasLtGetVersion());
+    return b;
+}
+
+void blas_free(struct blas *b)
+{
+    if (!b) return;
+    cublasLtDestroy(b->handle);
+    free(b);
+}
+
+const char *blas_version(const struct blas *b)
+{
+    return b->version;
+}
+
+/* ------------------------------------------------------------------ a product for the library */
+
+/* Its matrices are first w, then x. */
+struct described {
+    cublasLtMatmulDescOpaque_t product;
+    cublasLtMatrixLayoutOpaque_t w, x, y;
+};
+
+static cublasStatus_t describe(struct described *s, const struct blas_product *p, int m)
+{
+    cudaDataType_t type = p->dtype == OPS_F32 ? CUDA_R_32F : CUDA_R_16BF;
+    cublasOperation_t turn = p->turned ? CUBLAS_OP_N : CUBLAS_OP_T;
+    uint64_t rows = (uint64_t)(p->turned ? p->n : p->k), cols = (uint64_t)(p->turned ? p->k : p->n);
+    cublasStatus_t status =
+        cublasLtMatmulDescInit(&s->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (!status)
+        status = cublasLtMatmulDescSetAttribute(&s->product, CUBLASLT_MATMUL_DESC_TRANSA, &turn,
+                                                sizeof turn);
+    if (!status) status = cublasLtMatrixLayoutInit(&s->w, type, rows, cols, p->ldw);
+    if (!status)
+        status = cublasLtMatrixLayoutInit(&s->x, type, (uint64_t)p->k, (uint64_t)m, p->ldx);
+    if (!status)
+        status = cublasLtMatrixLayoutInit(&s->y, CUDA_R_32F, (uint64_t)p->n, (uint64_t)m, p->ldy);
+    return status;
+}
+
+static cublasStatus_t preference(cublasLtMatmulPreferenceOpaque_t *pref, uint32_t align_y)
+{
+    uint64_t workspace = 0;
+    uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_NONE, align = ALIGNMENT;
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t name;
+        const void *value;
+        size_t bytes;
+    } wishes[] = {
+        {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
+        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align, sizeof align},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align, sizeof align},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_y, sizeof align_y},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_y, sizeof align_y},
+    };
+    cublasStatus_t status = cublasLtMatmulPreferenceInit(pref);
+    for (size_t i = 0; !status && i < sizeof wishes / sizeof *wishes; i++)
+        status = cublasLtMatmulPreferenceSetAttribute(pref, wishes[i].name, wishes[i].value,
+                                                      wishes[i].bytes);
+    return status;
+}
+
+static bool splits(const cublasLtMatmulAlgo_t *a)
+{
+    int32_t split = 0;
+    uint32_t reduction = 0;
+    size_t written;
+    if (cublasLtMatmulAlgoConfigGetAttribute(a, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
+                                             sizeof split, &written) ||
+        cublasLtMatmulAlgoConfigGetAttribute(a, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
+                                             sizeof reduction, &written))
+        return true;
+    return split > 1 || split < 0 || reduction != CUBLASLT_REDUCTION_SCHEME_NONE;
+}
+
+/* What rows of y are sure to be aligned to, whatever number of them there is. */
+static uint32_t align_of_y(const struct blas_product *p)
+{
+    return p->ldy % 4 == 0 ? ALIGNMENT : 4;
+}
+
+static bool choose(struct device *d, struct kind *kind, const struct blas_product *p)
+{
+    struct described s;
+    cublasLtMatmulPreferenceOpaque_t pref;
+    cublasLtMatmulHeuristicResult_t answers[ANSWERS];
+    int count = 0;
+    cublasStatus_t status = describe(&s, p, M_NOMINAL);
+    if (!status) status = preference(&pref, align_of_y(p));
+    if (!status)
+        status = cublasLtMatmulAlgoGetHeuristic(d->blas->handle, &s.product, &s.w, &s.x, &s.y, &s.y,
+                                                &pref, ANSWERS, answers, &count);
+    if (status) {
+        cuda_keep_text(d, "choice of an algorithm", cublasLtGetStatusString(status));
+        return false;
+    }
+    for (int i = 0; i < count; i++) {
+        if (answers[i].state || answers[i].workspaceSize > 0 || splits(&answers[i].algo)) continue;
+        kind->algorithm = answers[i].algo;
+        return true;
+    }
+    cuda_keep_text(d, "choice of an algorithm", "cublasLt has none that does not split k");
+    return false;
+}
+
+static const struct kind *kind_of(struct device *d, const struct blas_product *p)
+{
+    struct blas *b = d->blas;
+    for (int i = 0; i < b->kinds; i++) {
+        const struct kind *k = &b->kind[i];
+        if (k->n == p->n && k->k == p->k && k->ldx == p->ldx && k->ldw == p->ldw &&
+            k->ldy == p->ldy && k->dtype == p->dtype && k->turned == p->turned)
+            return k;
+    }
+    if (b->kinds == KINDS_MAX) {
+        cuda_keep_text(d, "choice of an algorithm", "too many kinds of products");
+        return NULL;
+    }
+    struct kind *k = &b->kind[b->kinds];
+    *k = {p->n, p->k, p->ldx, p->ldw, p->ldy, p->dtype, p->turned, {}};
+    if (!choose(d, k, p)) return NULL;
+    b->kinds++;
+    return k;
+}
+
+void blas_run(struct device *d, const struct blas_product *p)
+{
+    static const float one = 1, zero = 0;
+    struct described s;
+    if (cuda_failed(d) || p->m == 0) return;
+    if ((uintptr_t)p->y % align_of_y(p)) {
+        cuda_keep_text(d, "product", "y is not aligned as its rows are");
+        return;
+    }
+    const struct kind *kind = kind_of(d, p);
+    if (!kind) return;
+    cublasStatus_t status = describe(&s, p, p->m);
+    if (!status)
+        status = cublasLtMatmul(d->blas->handle, &s.product, &one, p->w, &s.w, p->x, &s.x,
+                                p->add ? &one : &zero, p->y, &s.y, p->y, &s.y, &kind->algorithm,
+                                NULL, 0, d->stream);
+    if (status) cuda_keep_text(d, "product", cublasLtGetStatusString(status));
+}

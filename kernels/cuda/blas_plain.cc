@@ -1,0 +1,45 @@
+/* blas_plain.cc - products one by one, for emulation. */
+#include "kernels/cuda/blas.h"
+
+#include <stdlib.h>
+
+struct blas {
+    int nothing;
+};
+
+struct blas *blas_create(struct err *e)
+{
+    struct blas *b = (struct blas *)calloc(1, sizeof *b);
+    if (!b) err_set(e, ERR_RETRY, "out of memory");
+    return b;
+}
+
+void blas_free(struct blas *b)
+{
+    free(b);
+}
+
+const char *blas_version(const struct blas *)
+{
+    return "plain";
+}
+
+static float factor(const void *a, enum ops_dtype dtype, size_t i)
+{
+    return dtype == OPS_F32 ? ((const float *)a)[i] : __bfloat162float(((const __nv_bfloat16 *)a)[i]);
+}
+
+void blas_run(struct device *d, const struct blas_product *p)
+{
+    if (cuda_failed(d)) return;
+    for (int i = 0; i < p->m; i++)
+        for (int j = 0; j < p->n; j++) {
+            float sum = 0, *y = p->y + (size_t)i * p->ldy + j;
+            for (int k = 0; k < p->k; k++) {
+                size_t at = p->turned ? (size_t)k * p->ldw + j : (size_t)j * p->ldw + k;
+                sum = fmaf(factor(p->x, p->dtype, (size_t)i * p->ldx + k),
+                           factor(p->w, p->dtype, at), sum);
+            }
+            *y = p->add ? *y + sum : sum;
+        }
+}

@@ -1,0 +1,300 @@
+/* device.cu - a GPU as a device: its stream, its memory, descriptors on their way, and the first
+ * failure. */
+#include "kernels/cuda/blas.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern "C" {
+#include "kernels/cpu/pool.h"
+}
+
+#define STAGE_PART_BYTES ((size_t)4 << 20)
+#define STAGE_ALIGN      64
+#define STAGE_AN_OP      4 /* times that an op may stage */
+#define SHARED_PLAIN     ((size_t)48 * 1024) /* dynamic shared memory that needs no permission */
+
+#ifdef CUDA_EMULATED
+#define BUILD "emulated"
+#define GUARD(p, used, room) emulate_guard(p, used, room)
+#else
+#define TEXT2(x) #x
+#define TEXT(x)  TEXT2(x)
+#define BUILD    "nvcc " TEXT(__CUDACC_VER_MAJOR__) "." TEXT(__CUDACC_VER_MINOR__)
+#define GUARD(p, used, room) ((void)0)
+#endif
+
+/* ------------------------------------------------------------------ the first failure */
+
+void cuda_keep_text(struct device *d, const char *what, const char *why)
+{
+    int none = 0;
+    if (!__atomic_compare_exchange_n(&d->failed, &none, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return;
+    snprintf(d->failure, sizeof d->failure, "%s: %s", what, why);
+    __atomic_store_n(&d->failed, 2, __ATOMIC_RELEASE);
+}
+
+void cuda_keep(struct device *d, cudaError_t error, const char *what)
+{
+    if (error != cudaSuccess) cuda_keep_text(d, what, cudaGetErrorString(error));
+}
+
+bool cuda_failed(const struct device *d)
+{
+    return __atomic_load_n(&d->failed, __ATOMIC_ACQUIRE) != 0;
+}
+
+int cuda_sync(struct device *d, struct err *e)
+{
+    if (!cuda_failed(d)) cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
+    if (!cuda_failed(d)) return 0;
+    return err_set(e, ERR_LOST, "device cuda:%d is lost: %s", d->index, d->failure);
+}
+
+bool cuda_may_launch(struct device *d, const void *kernel, dim3 grid, size_t shared_bytes,
+                     const char *name)
+{
+    if (cuda_failed(d) || !grid.x || !grid.y || !grid.z) return false;
+#ifndef CUDA_EMULATED
+    if (shared_bytes > SHARED_PLAIN)
+        cuda_keep(d,
+                  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       (int)shared_bytes),
+                  name);
+#endif
+    return !cuda_failed(d);
+}
+
+/* ------------------------------------------------------------------ opening and closing */
+
+static cudaError_t ring_open(struct cuda_stage_ring *r, size_t part_bytes)
+{
+    r->part_bytes = part_bytes;
+    r->used = 0;
+    r->part = 0;
+    cudaError_t error = cudaMallocHost((void **)&r->host, STAGE_PARTS * part_bytes);
+    if (!error) error = cudaMalloc((void **)&r->dev, STAGE_PARTS * part_bytes);
+    return error;
+}
+
+static void ring_close(struct cuda_stage_ring *r)
+{
+    if (r->host) GUARD(r->host, STAGE_PARTS * r->part_bytes, STAGE_PARTS * r->part_bytes);
+    if (r->dev) GUARD(r->dev, STAGE_PARTS * r->part_bytes, STAGE_PARTS * r->part_bytes);
+    cudaFreeHost(r->host);
+    cudaFree(r->dev);
+    r->host = r->dev = NULL;
+}
+
+static cudaError_t open_stream(struct device *d)
+{
+    cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    for (int i = 0; !error && i < STAGE_PARTS; i++)
+        error = cudaEventCreateWithFlags(&d->stage.left[i], cudaEventDisableTiming);
+    return error ? error : ring_open(&d->stage, STAGE_PART_BYTES);
+}
+
+/* What may change bits: the chip, and all that was compiled for it or chooses for it. */
+static cudaError_t name_numerics(struct device *d)
+{
+    struct cudaDeviceProp prop;
+    int driver = 0, runtime = 0;
+    cudaError_t error = cudaGetDeviceProperties(&prop, d->index);
+    if (!error) error = cudaDriverGetVersion(&driver);
+    if (!error) error = cudaRuntimeGetVersion(&runtime);
+    if (error) return error;
+    for (int bf16 = 0; bf16 < 2; bf16++)
+        snprintf(d->numerics[bf16], sizeof d->numerics[bf16],
+                 "cuda/%.40s/sm_%d%d/%s/driver %d/runtime %d/%s/" BUILD, prop.name, prop.major,
+                 prop.minor, bf16 ? "bf16" : "fp32", driver, runtime, blas_version(d->blas));
+    return cudaSuccess;
+}
+
+struct device *cuda_open(int index, int threads, struct err *e)
+{
+    struct device *d = (struct device *)calloc(1, sizeof *d);
+    cudaError_t error;
+    if (!d) {
+        err_set(e, ERR_RETRY, "out of memory for the device");
+        return NULL;
+    }
+    d->index = index;
+    d->pool = pool_create(threads, e);
+    if (!d->pool) goto fail;
+    error = cudaSetDevice(index);
+    if (!error) error = open_stream(d);
+    if (error) goto say;
+    d->blas = blas_create(e);
+    if (!d->blas) goto fail;
+    error = name_numerics(d);
+    if (!error) return d;
+say:
+    err_set(e, ERR_RETRY, "could not open device cuda:%d: %s", index, cudaGetErrorString(error));
+fail:
+    cuda_close(d);
+    return NULL;
+}
+
+/* What fails here fails because the device was lost, which sync() has said. */
+void cuda_close(struct device *d)
+{
+    if (!d) return;
+    if (d->stream) cudaStreamSynchronize(d->stream);
+    blas_free(d->blas);
+    ring_close(&d->stage);
+    cudaFree(d->scratch.p);
+    cudaFree(d->gemm_scratch.p);
+    for (int i = 0; i < STAGE_PARTS; i++)
+        if (d->stage.left[i]) cudaEventDestroy(d->stage.left[i]);
+    if (d->stream) cudaStreamDestroy(d->stream);
+    pool_free(d->pool);
+    free(d);
+}
+
+const char *cuda_numerics(const struct device *d, enum ops_dtype weights)
+{
+    return d->numerics[weights == OPS_BF16];
+}
+
+/* ------------------------------------------------------------------ memory */
+
+void *cuda_alloc(struct device *d, size_t bytes, struct err *e)
+{
+    void *p = NULL;
+    cudaError_t error = cudaSuccess;
+    if (!cuda_failed(d)) error = cudaMalloc(&p, bytes ? bytes : 1);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); /* so that the next launch is not blamed */
+        err_set(e, ERR_RETRY, "out of memory of device cuda:%d: could not get %zu bytes", d->index,
+                bytes);
+        return NULL;
+    }
+    cuda_keep(d, error, "allocation");
+    cuda_zero(d, p, bytes);
+    if (!cuda_failed(d)) return p;
+    cuda_sync(d, e);
+    cudaFree(p);
+    return NULL;
+}
+
+/* Waits for what may still use it. */
+void cuda_release(struct device *d, void *p)
+{
+    cuda_keep(d, cudaFree(p), "release of memory");
+}
+
+/* Memory that is not pinned is read before the call returns. */
+void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes)
+{
+    if (!bytes || cuda_failed(d)) return;
+    cuda_keep(d, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, d->stream), "upload");
+}
+
+/* From a device that has failed come zeros, so that nobody works with rubbish until sync() tells. */
+void cuda_download(struct device *d, void *to_host, const void *from, size_t bytes)
+{
+    if (!bytes) return;
+    if (!cuda_failed(d))
+        cuda_keep(d, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream),
+                  "download");
+    if (!cuda_failed(d)) cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
+    if (cuda_failed(d)) memset(to_host, 0, bytes);
+}
+
+void cuda_copy(struct device *d, void *to, const void *from, size_t bytes)
+{
+    if (!bytes || cuda_failed(d)) return;
+    cuda_keep(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "copy");
+}
+
+void cuda_zero(struct device *d, void *p, size_t bytes)
+{
+    if (!bytes || cuda_failed(d)) return;
+    cuda_keep(d, cudaMemsetAsync(p, 0, bytes, d->stream), "zeros");
+}
+
+/* What was there before is in use until the stream comes to it, which cudaFree waits for. */
+void *cuda_buffer_get(struct device *d, struct cuda_buffer *b, size_t bytes)
+{
+    if (!cuda_failed(d) && bytes > b->bytes) {
+        cuda_keep(d, cudaFree(b->p), "release of scratch memory");
+        b->p = NULL;
+        b->bytes = 0;
+        if (!cuda_failed(d)) cuda_keep(d, cudaMalloc(&b->p, bytes), "scratch memory");
+        if (!cuda_failed(d)) b->bytes = bytes;
+    }
+    return cuda_failed(d) ? NULL : b->p;
+}
+
+void *cuda_scratch(struct device *d, size_t bytes)
+{
+    return cuda_buffer_get(d, &d->scratch, bytes);
+}
+
+/* ------------------------------------------------------------------ descriptors on their way */
+
+/* Goes on to the next part once the kernels that were launched while it was last in use are done.
+ * An op may have staged at the end of that part and launched from the next one, so the event is
+ * that of the next one, which was left later. */
+static void next_part(struct device *d)
+{
+    struct cuda_stage_ring *r = &d->stage;
+    cuda_keep(d, cudaEventRecord(r->left[r->part], d->stream), "event");
+    r->part = (r->part + 1) % STAGE_PARTS;
+    r->used = 0;
+    cuda_keep(d, cudaEventSynchronize(r->left[(r->part + 1) % STAGE_PARTS]), "work on the device");
+}
+
+static void make_room(struct device *d, size_t bytes)
+{
+    struct cuda_stage_ring *r = &d->stage;
+    if (bytes > r->part_bytes / STAGE_AN_OP) {
+        cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
+        ring_close(r);
+        cuda_keep(d, ring_open(r, bytes * STAGE_AN_OP), "memory for descriptors");
+    } else if (r->used + bytes > r->part_bytes) {
+        next_part(d);
+    }
+}
+
+const void *cuda_stage(struct device *d, const void *host, size_t bytes)
+{
+    struct cuda_stage_ring *r = &d->stage;
+    size_t room = (bytes + 2 * STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
+    if (!bytes || cuda_failed(d)) return NULL;
+    make_room(d, room);
+    if (cuda_failed(d)) return NULL;
+    size_t at = (size_t)r->part * r->part_bytes + r->used;
+    r->used += room;
+    GUARD(r->host + at, bytes, room);
+    GUARD(r->dev + at, bytes, room);
+    memcpy(r->host + at, host, bytes);
+    cuda_keep(d, cudaMemcpyAsync(r->dev + at, r->host + at, bytes, cudaMemcpyHostToDevice, d->stream),
+              "upload of descriptors");
+    return r->dev + at;
+}
+
+/* ------------------------------------------------------------------ the host's own work */
+
+struct spread {
+    struct device *d;
+    void (*fn)(const void *arg, int i, int thread);
+    const void *arg;
+};
+
+/* A thread has a current device of its own, which download needs. */
+static void spread_task(const void *p, int task, int thread)
+{
+    const struct spread *s = (const struct spread *)p;
+    cuda_keep(s->d, cudaSetDevice(s->d->index), "choice of the device");
+    s->fn(s->arg, task, thread);
+}
+
+void cuda_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
+                 int count)
+{
+    struct spread s = {d, fn, arg};
+    pool_run(d->pool, spread_task, &s, count);
+}

@@ -1,0 +1,66 @@
+/* table.cu - the GPU's table of operations. */
+#include "kernels/cuda/cuda.h"
+
+static const struct ops cuda_table = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .numerics = cuda_numerics,
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .copy = cuda_copy,
+    .zero = cuda_zero,
+    .spread = cuda_spread,
+    .sync = cuda_sync,
+    .pack = cuda_pack,
+    .packed_free = cuda_packed_free,
+    .packed_bytes = cuda_packed_bytes,
+    .gemm = cuda_gemm,
+    .project = cuda_project,
+    .project_back = cuda_project_back,
+    .gather = cuda_gather,
+    .gather_bf16 = cuda_gather_bf16,
+    .scatter = cuda_scatter,
+    .rms_norm = cuda_rms_norm,
+    .rms_norm_back = cuda_rms_norm_back,
+    .rope = cuda_rope,
+    .rope_back = cuda_rope_back,
+    .swiglu = cuda_swiglu,
+    .swiglu_back = cuda_swiglu_back,
+    .kv_floats = cuda_kv_floats,
+    .kv_write = cuda_kv_write,
+    .attention = cuda_attention,
+    .attention_back = cuda_attention_back,
+    .logprob = cuda_logprob,
+    .logprob_back = cuda_logprob_back,
+    .sum_squares = cuda_sum_squares,
+    .adamw = cuda_adamw,
+};
+
+/* The oldest chip that the build has code for. */
+#define OLDEST 8 /* compute capability 8.0 */
+
+static int look(int index, struct err *e)
+{
+    struct cudaDeviceProp prop;
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (!error && index >= count)
+        return err_set(e, ERR_USER, "device \"cuda:%d\" was asked for, but this machine has %d",
+                       index, count);
+    if (!error) error = cudaGetDeviceProperties(&prop, index);
+    if (error)
+        return err_set(e, ERR_USER, "device \"cuda:%d\" was asked for, but cannot be had: %s",
+                       index, cudaGetErrorString(error));
+    if (prop.major < OLDEST)
+        return err_set(e, ERR_USER, "device \"cuda:%d\" is sm_%d%d; the oldest supported is sm_80",
+                       index, prop.major, prop.minor);
+    return 0;
+}
+
+const struct ops *ops_cuda(int index, struct err *e)
+{
+    return look(index, e) < 0 ? NULL : &cuda_table;
+}

@@ -1,0 +1,130 @@
+/* Products with frozen weights: against the CPU's, and that a row's bits are its own.
+ *
+ * With both factors rounded to bf16 the products are exact in fp32, so the two sides differ by the
+ * order of a sum of k terms alone: at most about k 2^-24 of the sum of their sizes, typically the
+ * root of k; the sizes are below k.  k^1.5 2^-24 leaves room for both. */
+#include "cuda/sides.h"
+
+static uint16_t bits_of(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+/* Formats of the file: numbers, their upper halves, and halves that are subnormal every third time. */
+static void *weights(enum ops_dtype dtype, size_t n)
+{
+    float *x = numbers(n, 1);
+    uint16_t *half = malloc(n * sizeof *half + 1);
+    assert_non_null(half);
+    if (dtype == OPS_F32) {
+        free(half);
+        return x;
+    }
+    for (size_t i = 0; i < n; i++)
+        half[i] = dtype == OPS_BF16 ? bits_of(x[i]) : (uint16_t)(i % 3 ? 0x3000 + i % 0x800 : i % 0x400);
+    free(x);
+    return half;
+}
+
+struct gemm_case {
+    int out, in, rows;
+    enum ops_dtype file, keep;
+    bool turned;
+};
+
+/* y for rows from .. rows - 1 */
+static float *product(const struct side *s, const struct gemm_case *c, const void *w, const float *x,
+                      int from, bool add)
+{
+    const struct ops_matrix m = {w, c->file, c->out, c->in};
+    struct err e = {0};
+    struct packed *p = s->ops->pack(s->d, &m, c->keep, c->turned, &e);
+    assert_non_null(p);
+    size_t in = (size_t)(c->turned ? c->out : c->in), out = (size_t)(c->turned ? c->in : c->out);
+    size_t rows = (size_t)(c->rows - from);
+    float *xs = up(s, x + (size_t)from * in, rows * in), *ones = zeros(rows * out);
+    for (size_t i = 0; i < rows * out; i++)
+        ones[i] = 0.5f;
+    float *y = up(s, ones, rows * out);
+    s->ops->gemm(s->d, y, xs, (int)rows, p, add);
+    s->ops->gemm(s->d, y, xs, 0, p, add);
+    s->ops->packed_free(s->d, p);
+    drop(s, xs);
+    free(ones);
+    return down(s, y, rows * out);
+}
+
+static void check_case(struct side s[2], const struct gemm_case *c)
+{
+    size_t in = (size_t)(c->turned ? c->out : c->in), out = (size_t)(c->turned ? c->in : c->out);
+    size_t last = (size_t)(c->rows - 1) * out, n = (size_t)c->rows * out;
+    void *w = weights(c->file, (size_t)c->out * (size_t)c->in);
+    float *x = numbers((size_t)c->rows * in, 2);
+    x[0] = 1e-39f; /* taken as zero in bf16 */
+    double tolerance = pow((double)in, 1.5) * 0x1p-24 + 1e-6;
+    for (int add = 0; add < 2; add++) {
+        float *want = product(&s[0], c, w, x, 0, add), *got = product(&s[1], c, w, x, 0, add);
+        float *alone = product(&s[1], c, w, x, c->rows - 1, add);
+        assert_all_near(got, want, n, tolerance, "product");
+        assert_same_bits(alone, got + last, out);
+        free(want), free(got), free(alone);
+    }
+    free(w), free(x);
+}
+
+static void products_agree_and_a_row_is_its_own(void **state)
+{
+    static const int shapes[][3] = {{1, 1, 1}, {33, 19, 7}, {64, 48, 33}, {20, 257, 3}};
+    static const enum ops_dtype formats[] = {OPS_F32, OPS_BF16, OPS_F16};
+    struct side s[2];
+    sides_open(s);
+    for (int k = 0; k < 4; k++)
+        for (int f = 0; f < 3; f++)
+            for (int keep = 0; keep < 2; keep++)
+                for (int turned = 0; turned < 2; turned++) {
+                    struct gemm_case c = {shapes[k][0], shapes[k][1], shapes[k][2], formats[f],
+                                          keep ? OPS_BF16 : OPS_F32, turned};
+                    check_case(s, &c);
+                }
+    sides_close(s);
+}
+
+/* A mapped file aligns nothing, and a large matrix comes in several chunks. */
+static void a_matrix_may_be_long_and_unaligned(void **state)
+{
+    enum { OUT = 2100, IN = 4100 };
+    struct side s[2];
+    size_t n = (size_t)OUT * IN;
+    float *numbers_ = numbers(n, 1), *x = numbers(2 * IN, 2);
+    char *shifted = malloc(n * sizeof(float) + 1);
+    sides_open(s);
+    memcpy(shifted + 1, numbers_, n * sizeof(float));
+    struct gemm_case c = {OUT, IN, 2, OPS_F32, OPS_BF16, false};
+    float *want = product(&s[0], &c, shifted + 1, x, 0, false);
+    float *got = product(&s[1], &c, shifted + 1, x, 0, false);
+    assert_all_near(got, want, 2 * OUT, pow(IN, 1.5) * 0x1p-24, "product");
+    free(numbers_), free(x), free(shifted), free(want), free(got);
+    sides_close(s);
+}
+
+static void the_room_for_weights_is_what_is_said(void **state)
+{
+    struct side s[2];
+    sides_open(s);
+    assert_int_equal(s[1].ops->packed_bytes(4096, 1024, OPS_BF16, false), 4096 * 1024 * 2);
+    assert_int_equal(s[1].ops->packed_bytes(4096, 1024, OPS_F32, true), 4096 * 1024 * 4);
+    assert_int_equal(s[1].ops->packed_bytes(9, 1, OPS_BF16, false), 16 * 8 * 2);
+    sides_close(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_agree_and_a_row_is_its_own),
+        cmocka_unit_test(a_matrix_may_be_long_and_unaligned),
+        cmocka_unit_test(the_room_for_weights_is_what_is_said),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
