@@ -32,6 +32,7 @@ static float factor(const void *a, enum ops_dtype dtype, size_t i)
 void blas_run(struct device *d, const struct blas_product *p)
 {
     if (cuda_failed(d)) return;
+    emulate_device_begin();
     for (int i = 0; i < p->m; i++)
         for (int j = 0; j < p->n; j++) {
             float sum = 0, *y = p->y + (size_t)i * p->ldy + j;
@@ -42,4 +43,5 @@ void blas_run(struct device *d, const struct blas_product *p)
             }
             *y = p->add ? *y + sum : sum;
         }
+    emulate_device_end();
 }

@@ -28,7 +28,8 @@ extern "C" {
 
 /* ------------------------------------------------------------------ the device */
 
-#define STAGE_PARTS 4
+#define STAGE_PARTS   4
+#define STAGE_GROWTHS 16 /* doublings */
 
 struct blas;
 struct pool;
@@ -39,10 +40,16 @@ struct cuda_buffer {
     size_t bytes;
 };
 
+/* Where descriptors are on their way: STAGE_PARTS parts, on the host in pinned memory. */
+struct cuda_stage_memory {
+    char *host, *dev;
+    size_t part_bytes;
+};
+
 struct cuda_stage_ring { /* see cuda_stage */
-    char *host, *dev; /* STAGE_PARTS parts; host is pinned */
-    size_t part_bytes, used;
-    int part;
+    struct cuda_stage_memory now, before[STAGE_GROWTHS]; /* before: in use, perhaps, by this op */
+    int growths, part;
+    size_t used;                   /* of the part */
     cudaEvent_t left[STAGE_PARTS]; /* when a part was last left */
 };
 

@@ -22,7 +22,7 @@ extern "C" {
 #define TEXT2(x) #x
 #define TEXT(x)  TEXT2(x)
 #define BUILD    "nvcc " TEXT(__CUDACC_VER_MAJOR__) "." TEXT(__CUDACC_VER_MINOR__)
-#define GUARD(p, used, room) ((void)0)
+#define GUARD(p, used, room) ((void)(p), (void)(used), (void)(room))
 #endif
 
 /* ------------------------------------------------------------------ the first failure */
@@ -69,23 +69,20 @@ bool cuda_may_launch(struct device *d, const void *kernel, dim3 grid, size_t sha
 
 /* ------------------------------------------------------------------ opening and closing */
 
-static cudaError_t ring_open(struct cuda_stage_ring *r, size_t part_bytes)
+static cudaError_t stage_open(struct cuda_stage_memory *m, size_t part_bytes)
 {
-    r->part_bytes = part_bytes;
-    r->used = 0;
-    r->part = 0;
-    cudaError_t error = cudaMallocHost((void **)&r->host, STAGE_PARTS * part_bytes);
-    if (!error) error = cudaMalloc((void **)&r->dev, STAGE_PARTS * part_bytes);
-    return error;
+    *m = {NULL, NULL, part_bytes};
+    cudaError_t error = cudaMallocHost((void **)&m->host, STAGE_PARTS * part_bytes);
+    return error ? error : cudaMalloc((void **)&m->dev, STAGE_PARTS * part_bytes);
 }
 
-static void ring_close(struct cuda_stage_ring *r)
+static void stage_close(struct cuda_stage_memory *m)
 {
-    if (r->host) GUARD(r->host, STAGE_PARTS * r->part_bytes, STAGE_PARTS * r->part_bytes);
-    if (r->dev) GUARD(r->dev, STAGE_PARTS * r->part_bytes, STAGE_PARTS * r->part_bytes);
-    cudaFreeHost(r->host);
-    cudaFree(r->dev);
-    r->host = r->dev = NULL;
+    size_t bytes = STAGE_PARTS * m->part_bytes;
+    if (m->host) GUARD(m->host, bytes, bytes);
+    if (m->dev) GUARD(m->dev, bytes, bytes);
+    cudaFreeHost(m->host);
+    cudaFree(m->dev);
 }
 
 static cudaError_t open_stream(struct device *d)
@@ -93,7 +90,7 @@ static cudaError_t open_stream(struct device *d)
     cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     for (int i = 0; !error && i < STAGE_PARTS; i++)
         error = cudaEventCreateWithFlags(&d->stage.left[i], cudaEventDisableTiming);
-    return error ? error : ring_open(&d->stage, STAGE_PART_BYTES);
+    return error ? error : stage_open(&d->stage.now, STAGE_PART_BYTES);
 }
 
 /* What may change bits: the chip, and all that was compiled for it or chooses for it. */
@@ -143,7 +140,9 @@ void cuda_close(struct device *d)
     if (!d) return;
     if (d->stream) cudaStreamSynchronize(d->stream);
     blas_free(d->blas);
-    ring_close(&d->stage);
+    stage_close(&d->stage.now);
+    for (int i = 0; i < d->stage.growths; i++)
+        stage_close(&d->stage.before[i]);
     cudaFree(d->scratch.p);
     cudaFree(d->gemm_scratch.p);
     for (int i = 0; i < STAGE_PARTS; i++)
@@ -247,16 +246,22 @@ static void next_part(struct device *d)
     cuda_keep(d, cudaEventSynchronize(r->left[(r->part + 1) % STAGE_PARTS]), "work on the device");
 }
 
-static void make_room(struct device *d, size_t bytes)
+/* What the op has staged already stays where it is, so the smaller memory is kept; each is at most
+ * half of the next. */
+static void grow(struct device *d, size_t bytes)
 {
     struct cuda_stage_ring *r = &d->stage;
-    if (bytes > r->part_bytes / STAGE_AN_OP) {
-        cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
-        ring_close(r);
-        cuda_keep(d, ring_open(r, bytes * STAGE_AN_OP), "memory for descriptors");
-    } else if (r->used + bytes > r->part_bytes) {
-        next_part(d);
+    size_t part_bytes = r->now.part_bytes;
+    while (part_bytes < bytes)
+        part_bytes *= 2;
+    if (r->growths == STAGE_GROWTHS) {
+        cuda_keep_text(d, "memory for descriptors", "there are too many of them");
+        return;
     }
+    r->before[r->growths++] = r->now;
+    r->part = 0;
+    r->used = 0;
+    cuda_keep(d, stage_open(&r->now, part_bytes), "memory for descriptors");
 }
 
 const void *cuda_stage(struct device *d, const void *host, size_t bytes)
@@ -264,16 +269,20 @@ const void *cuda_stage(struct device *d, const void *host, size_t bytes)
     struct cuda_stage_ring *r = &d->stage;
     size_t room = (bytes + 2 * STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
     if (!bytes || cuda_failed(d)) return NULL;
-    make_room(d, room);
+    if (room * STAGE_AN_OP > r->now.part_bytes)
+        grow(d, room * STAGE_AN_OP);
+    else if (r->used + room > r->now.part_bytes)
+        next_part(d);
     if (cuda_failed(d)) return NULL;
-    size_t at = (size_t)r->part * r->part_bytes + r->used;
+    size_t at = (size_t)r->part * r->now.part_bytes + r->used;
+    char *from = r->now.host + at, *to = r->now.dev + at;
     r->used += room;
-    GUARD(r->host + at, bytes, room);
-    GUARD(r->dev + at, bytes, room);
-    memcpy(r->host + at, host, bytes);
-    cuda_keep(d, cudaMemcpyAsync(r->dev + at, r->host + at, bytes, cudaMemcpyHostToDevice, d->stream),
+    GUARD(from, bytes, room);
+    GUARD(to, bytes, room);
+    memcpy(from, host, bytes);
+    cuda_keep(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream),
               "upload of descriptors");
-    return r->dev + at;
+    return to;
 }
 
 /* ------------------------------------------------------------------ the host's own work */

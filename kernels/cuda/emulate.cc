@@ -1,6 +1,8 @@
 /* emulate.cc - see emulate.h: the fibers of a block, and the runtime's calls on ordinary memory. */
 #include "kernels/cuda/emulate.h"
 
+#include <map>
+#include <mutex>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -23,6 +25,7 @@
 #endif
 
 #define THREADS_MAX 1024
+#define MEMORY_MAX  ((size_t)64 << 30) /* of an allocation */
 #define STACK_BYTES ((size_t)256 * 1024) /* of address space; pages come as they are used */
 
 struct uint3 emulate_thread_index, emulate_block_index;
@@ -294,8 +297,9 @@ void emulate_launch_body(dim3 grid, dim3 block, size_t shared, void (*body)(void
     emulate_grid_size = grid;
     emulate_block_size = block;
     threads_set(block);
-    emulate_guard(em.shared, EMULATE_SHARED_MAX, EMULATE_SHARED_MAX);
-    emulate_guard(em.shared, shared, EMULATE_SHARED_MAX);
+    UNPOISON(em.shared, shared);
+    POISON(em.shared + shared, EMULATE_SHARED_MAX - shared);
+    emulate_device_begin();
     unsigned number = em.launches + (getenv("EMULATE_BACKWARDS") != NULL);
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
@@ -304,6 +308,7 @@ void emulate_launch_body(dim3 grid, dim3 block, size_t shared, void (*body)(void
                 memset(em.shared, 0xff, shared);
                 run_block(number++ & 1);
             }
+    emulate_device_end();
 }
 
 void *emulate_shared(void)
@@ -317,8 +322,45 @@ void emulate_fail_launch(int nth, cudaError_t error)
     em.fail_with = error;
 }
 
+/* ------------------------------------------------------------------ memory of the device */
+
+/* Sizes by address.  While nothing runs on the device AddressSanitizer keeps the host out of all of
+ * it, but for what emulate_guard() has taken over. */
+static std::mutex memory_lock; /* downloads come from several threads */
+static std::map<char *, size_t> memory;
+static int on_device;
+
+static void memory_open(void)
+{
+    if (on_device++ > 0) return;
+    for (const auto &[p, bytes] : memory)
+        UNPOISON(p, bytes);
+}
+
+static void memory_close(void)
+{
+    if (--on_device > 0) return;
+    for (const auto &[p, bytes] : memory)
+        POISON(p, bytes);
+}
+
+void emulate_device_begin(void)
+{
+    std::lock_guard<std::mutex> lock(memory_lock);
+    memory_open();
+}
+
+void emulate_device_end(void)
+{
+    std::lock_guard<std::mutex> lock(memory_lock);
+    memory_close();
+}
+
 void emulate_guard(void *p, size_t used, size_t room)
 {
+    std::lock_guard<std::mutex> lock(memory_lock);
+    auto at = memory.upper_bound((char *)p);
+    if (at != memory.begin() && (char *)p < (--at)->first + at->second) memory.erase(at);
     UNPOISON(p, used);
     POISON((char *)p + used, room - used);
 }
@@ -422,11 +464,11 @@ cudaError_t cudaEventSynchronize(cudaEvent_t)
     return cudaSuccess;
 }
 
-/* Beyond `bytes` rounded up to 8 nothing may be touched; what is there is a NaN. */
-cudaError_t cudaMalloc(void **p, size_t bytes)
+/* What is there is a NaN. */
+static cudaError_t allocate(void **p, size_t bytes)
 {
     *p = NULL;
-    if (posix_memalign(p, 256, bytes) != 0) {
+    if (bytes > MEMORY_MAX || posix_memalign(p, 256, bytes) != 0) {
         em.last = cudaErrorMemoryAllocation;
         return em.last;
     }
@@ -434,31 +476,54 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     return cudaSuccess;
 }
 
+cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    cudaError_t error = allocate(p, bytes);
+    if (error) return error;
+    std::lock_guard<std::mutex> lock(memory_lock);
+    memory[(char *)*p] = bytes;
+    if (!on_device) POISON(*p, bytes);
+    return cudaSuccess;
+}
+
 cudaError_t cudaFree(void *p)
 {
+    std::lock_guard<std::mutex> lock(memory_lock);
+    auto at = memory.find((char *)p);
+    if (at != memory.end()) {
+        UNPOISON(p, at->second);
+        memory.erase(at);
+    }
     free(p);
     return cudaSuccess;
 }
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
-    return cudaMalloc(p, bytes);
+    return allocate(p, bytes);
 }
 
 cudaError_t cudaFreeHost(void *p)
 {
-    return cudaFree(p);
+    free(p);
+    return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind,
                             cudaStream_t)
 {
+    std::lock_guard<std::mutex> lock(memory_lock);
+    memory_open();
     memmove(to, from, bytes);
+    memory_close();
     return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t)
 {
+    std::lock_guard<std::mutex> lock(memory_lock);
+    memory_open();
     memset(p, byte, bytes);
+    memory_close();
     return cudaSuccess;
 }

@@ -5,7 +5,8 @@
  * another, forwards in one block and backwards in the next, so that a missing barrier shows; with
  * EMULATE_BACKWARDS in the environment it is the other way round.
  * Dynamic shared memory is NaN (all ones) when a block starts, and a step beyond it is an error of
- * AddressSanitizer; memory of the "device" is ordinary memory of exactly the size asked for.
+ * AddressSanitizer; memory of the "device" is ordinary memory of exactly the size asked for, which it
+ * is an error to touch from outside a kernel.
  *
  * It is stricter than a GPU: all threads of a block have to meet at the same __syncthreads(), and
  * all lanes that a mask names at the same place.  Where they do not, the process ends and says who
@@ -253,7 +254,12 @@ void *emulate_shared(void);
 /* For tests.  The launch that is the nth from here (1: the next) does nothing but fail so. */
 extern "C" void emulate_fail_launch(int nth, cudaError_t error);
 
-/* Lets AddressSanitizer see a step beyond the first `used` of `room` bytes, both multiples of 8. */
+/* Between these two host code may touch memory of the device, as if it were a kernel.  Elsewhere
+ * AddressSanitizer keeps it out. */
+void emulate_device_begin(void);
+void emulate_device_end(void);
+/* For an allocation that is given away in pieces: lets AddressSanitizer see a step beyond the first
+ * `used` of a piece's `room` bytes.  From then on the host is let in. */
 void emulate_guard(void *p, size_t used, size_t room);
 
 /* ------------------------------------------------------------------ the runtime's calls */
