@@ -14,7 +14,7 @@ const char *blas_version(const struct blas *b);
 
 /* y [m, n] (+)= x [m, k] w^T with w [n, k], or with `turned` x w with w [k, n].  x and w are of
  * `dtype` (OPS_F32, with no rounding of the factors, or OPS_BF16), y and the sums are fp32.  x and w
- * and their rows are 16-byte aligned; ld... count elements. */
+ * and their rows are 16-byte aligned, y as blas_align_y says; ld... count elements. */
 struct blas_product {
     int m, n, k;
     enum ops_dtype dtype;
@@ -23,6 +23,12 @@ struct blas_product {
     float *y;
     int ldx, ldw, ldy;
 };
+
+/* Where rows can be 16-byte aligned, y has to be. */
+static inline uint32_t blas_align_y(int ldy)
+{
+    return ldy % 4 == 0 ? 16 : 4;
+}
 
 /* How a product is computed depends on everything but m, x, w, y.  A failure is kept in d. */
 void blas_run(struct device *d, const struct blas_product *p);

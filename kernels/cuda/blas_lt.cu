@@ -2,8 +2,8 @@
  *
  * The library's own choice looks at m, and two algorithms need not add in the same order.  So the
  * heuristic is asked once for each kind of product, at a nominal m and for the alignment that every
- * product of that kind has, and its first answer that does not split k is kept.  There is no
- * workspace: nothing can be summed across blocks through one.
+ * product of that kind has, and its first answer that does not split k and can do any m is kept.
+ * There is no workspace: nothing can be summed across blocks through one.
  *
  * The library counts by columns: row-major y [m, n] is its matrix of n by m. */
 #include "kernels/cuda/blas.h"
@@ -122,10 +122,20 @@ static bool splits(const cublasLtMatmulAlgo_t *a)
     return split > 1 || split < 0 || reduction != CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
-/* What rows of y are sure to be aligned to, whatever number of them there is. */
-static uint32_t align_of_y(const struct blas_product *p)
+/* It is good for few rows and many, and never wants a workspace. */
+static bool fits(cublasLtHandle_t handle, const struct blas_product *p,
+                 const cublasLtMatmulAlgo_t *a)
 {
-    return p->ldy % 4 == 0 ? ALIGNMENT : 4;
+    static const int some[] = {1, 2, 7, 64, 1000, M_NOMINAL, 8192, 65536};
+    for (int m : some) {
+        struct described s;
+        cublasLtMatmulHeuristicResult_t answer;
+        if (describe(&s, p, m) || cublasLtMatmulAlgoCheck(handle, &s.product, &s.w, &s.x, &s.y, &s.y,
+                                                          a, &answer))
+            return false;
+        if (answer.state || answer.workspaceSize > 0) return false;
+    }
+    return true;
 }
 
 static bool choose(struct device *d, struct kind *kind, const struct blas_product *p)
@@ -135,7 +145,7 @@ static bool choose(struct device *d, struct kind *kind, const struct blas_produc
     cublasLtMatmulHeuristicResult_t answers[ANSWERS];
     int count = 0;
     cublasStatus_t status = describe(&s, p, M_NOMINAL);
-    if (!status) status = preference(&pref, align_of_y(p));
+    if (!status) status = preference(&pref, blas_align_y(p->ldy));
     if (!status)
         status = cublasLtMatmulAlgoGetHeuristic(d->blas->handle, &s.product, &s.w, &s.x, &s.y, &s.y,
                                                 &pref, ANSWERS, answers, &count);
@@ -144,11 +154,13 @@ static bool choose(struct device *d, struct kind *kind, const struct blas_produc
         return false;
     }
     for (int i = 0; i < count; i++) {
-        if (answers[i].state || answers[i].workspaceSize > 0 || splits(&answers[i].algo)) continue;
+        if (answers[i].state || splits(&answers[i].algo) ||
+            !fits(d->blas->handle, p, &answers[i].algo))
+            continue;
         kind->algorithm = answers[i].algo;
         return true;
     }
-    cuda_keep_text(d, "choice of an algorithm", "cublasLt has none that does not split k");
+    cuda_keep_text(d, "choice of an algorithm", "cublasLt has none that fits any number of rows without splitting k");
     return false;
 }
 
@@ -177,10 +189,6 @@ void blas_run(struct device *d, const struct blas_product *p)
     static const float one = 1, zero = 0;
     struct described s;
     if (cuda_failed(d) || p->m == 0) return;
-    if ((uintptr_t)p->y % align_of_y(p)) {
-        cuda_keep_text(d, "product", "y is not aligned as its rows are");
-        return;
-    }
     const struct kind *kind = kind_of(d, p);
     if (!kind) return;
     cublasStatus_t status = describe(&s, p, p->m);

@@ -6,6 +6,7 @@
  * finds differs between few rows and many only in their number. */
 #include "kernels/cuda/blas.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #define FILL        8
@@ -134,6 +135,7 @@ void cuda_gemm(struct device *d, float *y, const float *x, int rows, const struc
     struct blas_product p = {rows, w->out, (int)filled(w->in), w->dtype, w->turned, add,
                              NULL, w->data, y,                 0,        w->ld,     w->out};
     if (rows == 0) return;
+    assert((uintptr_t)y % blas_align_y(p.ldy) == 0);
     p.ldx = p.k;
     void *taken = cuda_buffer_get(d, &d->gemm_scratch, (size_t)rows * p.ldx * size_of(w->dtype));
     if (w->dtype == OPS_F32)
