@@ -156,6 +156,36 @@ ensure_recipes() {
     stamp_set recipe-packages "$ROOT/tests/requirements-recipes.txt"
 }
 
+# ---------------------------------------------------------------- CUDA
+
+# nvcc_fits FILE: a compiler of CUDA 12.4 or later.
+nvcc_fits() {
+    local version
+    version=$("$1" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\),.*/\1 \2/p')
+    [ -n "$version" ] && [ $((${version% *} * 100 + ${version#* })) -ge 1204 ]
+}
+
+# ensure_cuda: exports CUDA_HOME, the machine's own toolchain or one of NVIDIA's packages for Python, which is fetched
+# once.  False, with the reason in CUDA_MISSING, where none can be had.
+CUDA_MISSING=
+ensure_cuda() {
+    local home nvcc
+    nvcc=$(command -v nvcc || true)
+    for home in "${CUDA_HOME:-}" "${nvcc:+$(dirname "$(dirname "$(readlink -f "$nvcc")")")}" /usr/local/cuda; do
+        if [ -n "$home" ] && nvcc_fits "$home/bin/nvcc"; then
+            export CUDA_HOME=$home
+            return
+        fi
+    done
+    export CUDA_HOME=$CACHE/cuda
+    stamp_fresh cuda "$ROOT/tools/cuda-requirements.txt" && nvcc_fits "$CUDA_HOME/bin/nvcc" && return
+    CUDA_MISSING="none is installed, and NVIDIA's packages are for x86-64 only"
+    [ "$(uname -m)" = x86_64 ] || return
+    CUDA_MISSING="none is installed, and NVIDIA's packages could not be fetched; see $CACHE/log/setup.log"
+    (step "fetching a CUDA compiler, 525 MB" timeout 1200 "$ROOT/tools/cuda-from-wheels" "$CUDA_HOME") || return
+    stamp_set cuda "$ROOT/tools/cuda-requirements.txt"
+}
+
 # ---------------------------------------------------------------- the build
 
 PROGRAMS="tinworks-gateway tinworks-dispatcher tinworks-worker tinworks-billing tinworks-model tinworks-engine tinworks-bench"

@@ -11,6 +11,19 @@ c_tests() {
         FAILED+=("ctest $preset")
 }
 
+# The CUDA build compiles and links without a warning, and says so where there is no such GPU.  What its kernels
+# compute, tests/cuda tells without a compiler for them.
+cuda_build() {
+    if ! ensure_cuda; then
+        say "== CUDA build skipped: no CUDA compiler ($CUDA_MISSING)"
+        return
+    fi
+    say "== CUDA build ($("$CUDA_HOME/bin/nvcc" --version | sed -n 's/.*release \([^,]*\),.*/\1/p'))"
+    (build cuda tinworks-engine tinworks-worker kernels-test_pool tests/gpu/all) &&
+        ctest --test-dir "$ROOT/build/cuda" --output-on-failure --no-tests=error -R '^kernels.test_pool$' ||
+        FAILED+=("CUDA build")
+}
+
 # Servers of their own for the C tests of bus, store and db.
 test_services_up() {
     HOME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/tinworks-ctest.XXXXXX")
@@ -53,6 +66,7 @@ run_tests() {
         # see and then falls over.
         c_tests tsan -E '^services\.(bus|billing)$'
         test_services_down
+        cuda_build
     fi
     # The fault tests' processes are built with failpoints.
     # shellcheck disable=SC2086
