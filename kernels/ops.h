@@ -11,7 +11,8 @@
  *
  * Row law.  Every sum below has one order that does not depend on how many rows take part or how
  * many threads work: a product of matrices is one chain of fused multiply-adds over k = 0, 1, ...;
- * the sum of a row is made in 16 lanes that are then added as a tree.
+ * the sum of a row is made in 16 lanes that are then added as a tree.  Those orders are the CPU's:
+ * a GPU keeps the law with its own, and agrees within tolerances.
  * "add" means y += sum, where the sum was finished first.
  *
  * bf16.  A product with weights kept in bf16 first rounds x to bf16 as well: to the nearest, ties
@@ -244,7 +245,7 @@ const struct ops *ops_cpu(void);
  */
 const struct ops *ops_cpu_isa(const char *isa);
 
-/* NULL with ERR_USER when this build has no CUDA. */
+/* NULL with ERR_USER when this build has no CUDA, or this machine no such GPU. */
 const struct ops *ops_cuda(int index, struct err *e);
 
 #endif
