@@ -157,6 +157,7 @@ __global__ static void __launch_bounds__(DQ_THREADS) attention_dq_kernel(struct 
         __syncthreads(); /* before these keys are overwritten */
         if (b < last) block_fetch<D>(keys, a, t, b + 1);
     }
+    UNROLL
     for (int h = 0; h < 2; h++)
         if (query + 8 * h < attn_queries(a.s, t))
             gradient_out<D / 8>(a.dq + attn_place(a.s, t, blockIdx.y, query + 8 * h) * a.s.dim, dq, h,
@@ -261,6 +262,7 @@ __global__ static void __launch_bounds__(dkv_size<D>::threads) attention_dkv_ker
             strip_add<D, wide>(dk, ds, q + i * ld + column);
         }
     }
+    UNROLL
     for (int h = 0; h < 2; h++) {
         int at = key + lane_group() + 8 * h, count = a.s.dim - column;
         if (at >= t.rows) continue;

@@ -177,7 +177,7 @@ __device__ static inline void product_sum(warp_tile sum, const struct product_ti
 }
 
 template <bool TURNED>
-__global__ static void __launch_bounds__(THREADS)
+__global__ static void __launch_bounds__(THREADS, 2)
     product_kernel(const struct product_job *jobs, int count, float *pieces)
 {
     struct product_tile t;
@@ -348,7 +348,7 @@ template <class F> __device__ static inline void each_of(warp_tile sum, const st
         }
 }
 
-__global__ static void __launch_bounds__(THREADS)
+__global__ static void __launch_bounds__(THREADS, 2)
     outer_kernel(const struct outer_job *jobs, int count, const int *blocks)
 {
     __shared__ __align__(16) bf16 left[SIDE * LD], right[SIDE * LD];
