@@ -42,7 +42,7 @@ __global__ static void logprob_kernel(float *logprob, float *lse, const float *l
     if (threadIdx.x == 0) lse[row] = (float)all;
     int end = first_of(q, row + 1);
     for (int c = first_of(q, row) + (int)threadIdx.x; c < end; c += THREADS)
-        logprob[q.base + c] = (float)((double)x[q.ids[c]] - all);
+        logprob[q.base + c] = q.ids[c] < 0 ? 0 : (float)((double)x[q.ids[c]] - all);
 }
 
 void cuda_logprob(struct device *d, float *logprob, float *lse, const float *logits,
@@ -73,7 +73,7 @@ __global__ static void logprob_back_kernel(float *logits, const float *lse, cons
     __syncthreads();
     if (threadIdx.x > 0) return;
     for (int c = first; c < end; c++)
-        x[q.ids[c]] += g[q.base + c];
+        if (q.ids[c] >= 0) x[q.ids[c]] += g[q.base + c];
 }
 
 void cuda_logprob_back(struct device *d, float *logits, const float *lse, const float *g,

@@ -420,18 +420,19 @@ void cuda_project_back(struct device *d, float *dx, const float *dy, const float
 {
     struct product_list down = {}, up = {};
     struct outer_list outers = {};
+    bool wants_dx = p->part != BACK_GRADS, wants_grads = p->part != BACK_DX;
     static_assert(OPS_KV_BLOCK <= SIDE, "a block of the datum law fits a tile");
     for (const struct lora_group *g = p->groups; g < p->groups + p->count; g++) {
         assert(g->rank >= 1 && g->rank <= OPS_RANK_MAX);
         struct product_job j = job_over(g, p->du, p->ldu, g->rank, dy, p->out, p->out, g->b);
         j.scale = g->scale;
-        product_add(&down, j);
-        if (dx) {
+        if (wants_dx) product_add(&down, j);
+        if (dx && wants_dx) {
             j = job_over(g, dx, p->in, p->in, p->du, p->ldu, g->rank, g->a);
             j.add = true;
             product_add(&up, j);
         }
-        if (!g->block_count) continue;
+        if (!g->block_count || !wants_grads) continue;
         int block = blocks_add(&outers, g);
         outer_add(&outers, {g->grad_a, p->du, x, p->ldu, p->in, g->rank, p->in, block,
                             g->block_count, 0});
@@ -439,7 +440,7 @@ void cuda_project_back(struct device *d, float *dx, const float *dy, const float
                             g->block_count, 0});
     }
     product_run(d, &down, true);
-    if (dx && p->w) cuda_gemm(d, dx, dy, rows, p->w, p->add);
+    if (dx && p->w && wants_dx) cuda_gemm(d, dx, dy, rows, p->w, p->add);
     product_run(d, &up, true);
     outer_run(d, &outers);
 }

@@ -40,6 +40,7 @@ static void check_vocab(struct side s[2], int vocab, bool one)
         ids[i] = (int32_t)((unsigned)i * 7919u % (unsigned)vocab);
     ids[6] = ids[4];
     ids[2] = vocab - 1;
+    ids[3] = ids[10] = -1; /* of another part of the vocabulary */
     for (size_t i = 0; i < n; i++)
         x[i] = x[i] * 20 + (i < (size_t)vocab ? 300 : 0);
     if (vocab > 40) x[40] = -INFINITY;

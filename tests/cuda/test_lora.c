@@ -91,8 +91,9 @@ static void groups_down(const struct side *s, struct world *w, int first, int co
     }
 }
 
-/* Both ways for groups first .. first + count - 1, on top of what the world has. */
-static void run(const struct side *s, struct world *w, int first, int count)
+/* Both ways for groups first .. first + count - 1, on top of what the world has; the way back whole
+ * or in its two halves. */
+static void run_as(const struct side *s, struct world *w, int first, int count, bool halves)
 {
     static struct lora_group groups[GROUPS_MAX];
     static int blocks[4 * GROUPS_MAX];
@@ -102,12 +103,20 @@ static void run(const struct side *s, struct world *w, int first, int count)
     float *x = up(s, w->x, in), *dy = up(s, w->dy, out), *y = up(s, w->y, out);
     float *dx = up(s, w->dx, in), *u = up(s, w->u, low), *du = up(s, w->du, low);
     const struct projection p = {NULL, w->in, w->out, y, true, u, w->ldu, groups, count};
-    const struct projection_back back = {NULL, w->in, w->out, true, u, du, w->ldu, groups, count};
+    struct projection_back back = {NULL,   w->in,  w->out, true, u, du,
+                                   w->ldu, groups, count,  halves ? BACK_DX : BACK_WHOLE};
     s->ops->project(s->d, x, w->rows, &p, 1);
     s->ops->project_back(s->d, dx, dy, x, w->rows, &back);
+    back.part = BACK_GRADS;
+    if (halves) s->ops->project_back(s->d, NULL, dy, x, w->rows, &back);
     bring(s, w->y, y, out), bring(s, w->u, u, low), bring(s, w->dx, dx, in), bring(s, w->du, du, low);
     drop(s, x), drop(s, dy);
     groups_down(s, w, first, count, groups);
+}
+
+static void run(const struct side *s, struct world *w, int first, int count)
+{
+    run_as(s, w, first, count, false);
 }
 
 /* ------------------------------------------------------------------ against the definition */
@@ -329,7 +338,7 @@ static void projections_together_are_the_sum_of_their_parts(void **state)
         p[i] = (struct projection){ahead, IN, OUT, y[i], i == 1, u[i], LDU, &group, 1};
     }
     s.ops->project(s.d, x, ROWS, p, 2);
-    struct projection_back b = {back, IN, OUT, true, u[0], du, LDU, &group, 1};
+    struct projection_back b = {back, IN, OUT, true, u[0], du, LDU, &group, 1, BACK_WHOLE};
     s.ops->project_back(s.d, dx, dy, x, ROWS, &b);
     bring(&s, w.dx, dx, ROWS * IN), bring(&s, w.du, du, ROWS * LDU);
     groups_down(&s, &w, 0, 1, &group);
@@ -379,7 +388,7 @@ static void gradients_do_not_need_dx(void **state)
     groups_up(&s, &w, 0, 1, &group, blocks);
     float *x = up(&s, w.x, 65 * 70), *dy = up(&s, w.dy, 65 * 30), *u = up(&s, want.u, 65 * 6);
     float *du = up(&s, w.du, 65 * 6);
-    struct projection_back b = {NULL, 70, 30, true, u, du, 6, &group, 1};
+    struct projection_back b = {NULL, 70, 30, true, u, du, 6, &group, 1, BACK_WHOLE};
     s.ops->project_back(s.d, NULL, dy, x, 65, &b);
     bring(&s, w.du, du, 65 * 6);
     groups_down(&s, &w, 0, 1, &group);
@@ -387,6 +396,21 @@ static void gradients_do_not_need_dx(void **state)
     assert_gradients(&w, 0, &want, 0);
     drop(&s, x), drop(&s, dy), drop(&s, u);
     world_free(&w), world_free(&want);
+    side_close(&s);
+}
+
+static void the_halves_have_the_bits_of_the_whole(void **state)
+{
+    static const struct part parts[] = {{0, 65, 6, 1, NULL}, {66, 3, 33, 2, NULL}};
+    struct side s = side_open(twin());
+    struct world whole = world_of(70, 70, 130, 33, parts, 2, false);
+    struct world halves = world_of(70, 70, 130, 33, parts, 2, false);
+    run(&s, &whole, 0, 2);
+    run_as(&s, &halves, 0, 2, true);
+    assert_worlds(&whole, &halves);
+    for (int g = 0; g < 2; g++)
+        assert_gradients(&whole, g, &halves, g);
+    world_free(&whole), world_free(&halves);
     side_close(&s);
 }
 
@@ -400,6 +424,7 @@ int main(void)
         cmocka_unit_test(numbers_are_rounded_to_bf16_first),
         cmocka_unit_test(projections_together_are_the_sum_of_their_parts),
         cmocka_unit_test(gradients_do_not_need_dx),
+        cmocka_unit_test(the_halves_have_the_bits_of_the_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
