@@ -199,7 +199,7 @@ static void assert_same_story(const struct story *s, const struct story *one, in
 static void ranks_agree_on_logprobs_gradients_and_ten_steps(void **state)
 {
     for (int tied = 0; tied < 2; tied++)
-        for (int which = 0; which < 4; which++) {
+        for (int which = tied; which < 4; which += 2) {
             struct story one = story_of(&models[tied], 1, which);
             for (int d = 1; d < DEGREES; d++) {
                 struct story s = story_of(&models[tied], degrees[d], which);
