@@ -238,8 +238,8 @@ struct ops {
                   const struct adam_tensor *tensors, int count);
 };
 
-/* The best table for this machine.  Where two instruction sets give the same bits, half a
- * millisecond's trial tells which is faster: another call may choose the other. */
+/* The best table for this machine.  Where two instruction sets give the same bits, a
+ * short trial at the first call tells which is faster: another process may choose the other. */
 const struct ops *ops_cpu(void);
 /* "avx512bf16", "avx512", "avx2" or "plain"; NULL when this machine or build lacks it.  For tests.
  */

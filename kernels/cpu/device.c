@@ -1,6 +1,7 @@
 /* device.c - the CPU as a device: threads with scratch, memory, and the choice of a table. */
 #include "kernels/cpu/cpu.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -255,7 +256,7 @@ static double pace(const struct ops *ops, struct device *d)
 }
 
 /* VDPBF16PS does twice as many multiply-adds as VFMADD on some processors, half as many on others,
- * and no flag tells.  Both give the same bits, so a short look decides: half a millisecond. */
+ * and no flag tells.  Both give the same bits, so a short look decides. */
 static const struct ops *faster_at_bf16(const struct ops *pairs, const struct ops *fma)
 {
     struct device *d = cpu_open(0, 1, NULL);
@@ -265,9 +266,18 @@ static const struct ops *faster_at_bf16(const struct ops *pairs, const struct op
     return with_fma < with_pairs ? fma : pairs;
 }
 
-const struct ops *ops_cpu(void)
+static const struct ops *the_best;
+static pthread_once_t chosen = PTHREAD_ONCE_INIT;
+
+static void choose(void)
 {
     const struct ops *pairs = ops_cpu_isa("avx512bf16");
-    if (pairs) return faster_at_bf16(pairs, ops_cpu_isa("avx512"));
-    return ops_cpu_isa(isa_of_this_machine(true));
+    the_best = pairs ? faster_at_bf16(pairs, ops_cpu_isa("avx512"))
+                     : ops_cpu_isa(isa_of_this_machine(true));
+}
+
+const struct ops *ops_cpu(void)
+{
+    pthread_once(&chosen, choose);
+    return the_best;
 }
