@@ -78,7 +78,7 @@ static cudaError_t stage_open(struct cuda_stage_memory *m, size_t part_bytes)
 
 static void stage_close(struct cuda_stage_memory *m)
 {
-    size_t bytes = STAGE_PARTS * m->part_bytes;
+    [[maybe_unused]] size_t bytes = STAGE_PARTS * m->part_bytes; /* only emulation has guards */
     if (m->host) GUARD(m->host, bytes, bytes);
     if (m->dev) GUARD(m->dev, bytes, bytes);
     cudaFreeHost(m->host);
