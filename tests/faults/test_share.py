@@ -56,10 +56,16 @@ def use_of(world, store, account):
     return store.hgetall(f"{world.redis_prefix}use:{account}")
 
 
-def told(world, store, account, gateways):
-    """That many gateways have told of it since they were asked."""
-    store.delete(f"{world.redis_prefix}use:{account}")
-    return lambda: sum(field.startswith("tokens:") for field in use_of(world, store, account)) >= gateways
+def tellers(world, store, account):
+    return [field for field in use_of(world, store, account) if field.startswith("tokens:")]
+
+
+def all_have_heard(world, store, account):
+    """Each gateway tells anew what the others can still read, and hears of them; when it has told a second time, it has worked off
+    what it heard the first time."""
+    for field in 2 * tellers(world, store, account):
+        store.hdel(f"{world.redis_prefix}use:{account}", field)
+        wait_for(lambda: field in tellers(world, store, account), "a gateway to tell again")
 
 
 def test_requests_are_counted_together(world, store, limited):
@@ -91,8 +97,8 @@ def test_samples_wait_for_tokens_in_flight_at_the_other_gateway(world, store, li
     world["worker"].freeze()
     try:
         jobs = [draw(here, 0), draw(here, 1), draw(there, 2)]  # there nothing is known of the first two
-        wait_for(told(world, store, account, 2), "both to tell")
-        wait_for(told(world, store, account, 2), "both to have heard")
+        wait_for(lambda: len(tellers(world, store, account)) == 2, "both to tell")
+        all_have_heard(world, store, account)
         there.patience_s = 1
         with pytest.raises(AssertionError, match="has 60 tokens in line and running"):
             draw(there, 3)
