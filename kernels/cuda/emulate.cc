@@ -404,6 +404,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int index)
     *prop = {};
     snprintf(prop->name, sizeof prop->name, "emulated");
     prop->major = 8;
+    prop->sharedMemPerBlockOptin = 163 * 1024;
     return cudaSuccess;
 }
 

@@ -275,6 +275,7 @@ enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 struct cudaDeviceProp {
     char name[256];
     int major, minor;
+    size_t sharedMemPerBlockOptin;
 };
 
 cudaError_t cudaGetLastError(void);

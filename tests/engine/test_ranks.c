@@ -547,6 +547,24 @@ static void the_numerics_class_names_the_ranks(void **state)
     engine_close(en);
 }
 
+/* Every pass has a head, and all are laid out before the first one runs. */
+static void a_request_of_many_passes_fits(void **state)
+{
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+    skip(); /* 100,000 tokens */
+#endif
+    enum { DATUMS = 400 }; /* a pass each: two of them are more than ENGINE_PASS_ROWS */
+    int lengths_of_all[DATUMS + 1] = {0};
+    struct engine *en = open_ranks(&models[0], 4);
+    for (int i = 0; i < DATUMS; i++)
+        lengths_of_all[i] = ENGINE_PASS_ROWS / 2 + 1;
+    struct train_item item = make_item(en, NULL, LOSS_CROSS_ENTROPY, lengths_of_all, 1);
+    item.forward_only = true;
+    train(en, &item, 1);
+    item_clear(&item);
+    engine_close(en);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -562,6 +580,7 @@ int main(void)
         cmocka_unit_test(a_gradient_that_is_not_finite_is_dropped_on_all_ranks),
         cmocka_unit_test(ranks_that_do_not_divide_are_refused),
         cmocka_unit_test(the_numerics_class_names_the_ranks),
+        cmocka_unit_test(a_request_of_many_passes_fits),
     };
     return cmocka_run_group_tests(tests, make_models, remove_models);
 }

@@ -241,6 +241,7 @@ static int draw_a(struct adapter *ad, int site, uint64_t seed, struct err *e)
 struct adapter *adapter_create(struct engine *en, const struct lora_conf *conf, uint64_t seed,
                                struct err *e)
 {
+    if (engine_adapters_check(en, e) < 0) return NULL;
     struct adapter *ad = adapter_alloc(engine_model_conf(en), conf, true, e);
     if (!ad) return NULL;
     adapter_name_base(ad, engine_info(en)->model_dir);

@@ -479,6 +479,7 @@ struct adapter *adapter_load(struct engine *en, const char *dir, const char *exp
     struct lora_conf conf;
     struct adapter *ad = NULL;
     bool whole = false;
+    if (engine_adapters_check(en, e) < 0) return NULL;
     if (with_optimizer && !trainable) {
         err_set(e, ERR_BUG, "an adapter with optimizer state must be trainable");
         return NULL;

@@ -1,4 +1,5 @@
 /* engine.c - opening and closing, and what others ask: the device, the model on it, room to work. */
+#include "engine/head.h"
 #include "engine/inside.h"
 
 #include <assert.h>
@@ -200,6 +201,7 @@ static int load_part(struct engine *en, const struct engine_conf *conf, struct e
     en->unembed = en->mw->unembed;
     en->unembed_back = en->mw->unembed_back;
     engine_shape(en);
+    if (en->comm && head_open(en, e) < 0) return -1;
     return make_rope(en, e);
 }
 
@@ -269,6 +271,7 @@ static void close_ranks(struct engine *en)
             model_weights_free(one->mw);
             one->ops->close(one->dev);
         }
+        head_close(one);
         if (one != en) free(one);
     }
 }
@@ -311,6 +314,13 @@ const struct engine_info *engine_info(const struct engine *en)
 const struct model_conf *engine_model_conf(const struct engine *en)
 {
     return &en->mw->conf;
+}
+
+int engine_adapters_check(const struct engine *en, struct err *e)
+{
+    if (strcmp(en->ops->name, "cpu") == 0) return 0;
+    return err_set(e, ERR_USER, "adapters cannot be on device \"%s\" yet, only on \"cpu\"",
+                   en->ops->name);
 }
 
 const char *engine_token_bytes(const struct engine *en, int32_t id, size_t *size)

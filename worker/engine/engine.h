@@ -89,6 +89,10 @@ struct lora_conf {
 
 /* A fresh adapter with optimizer state: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5, as PEFT
  * does), drawn by Philox from seed and the tensor's name; B zero; gradients, m, v and step zero. */
+/* 0, or ERR_USER: adapters lie in host memory, which the kernels of a GPU cannot read, so an engine
+ * on one has the base model alone until they are moved.  adapter_create and adapter_load ask too. */
+int engine_adapters_check(const struct engine *en, struct err *e) WARN_UNUSED;
+
 struct adapter *adapter_create(struct engine *en, const struct lora_conf *conf, uint64_t seed,
                                struct err *e);
 void adapter_free(struct adapter *ad); /* NULL is fine */

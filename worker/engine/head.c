@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdlib.h>
 
 #define LOGITS_BYTES ((size_t)4 << 20) /* about what a chunk's logits may take */
 #define ROWS_MOST    512
@@ -38,17 +39,18 @@ size_t head_bytes(const struct engine *en, int ldu, bool back)
     return b.used;
 }
 
-static int begin_part(struct head *h, struct err *e)
+int head_open(struct engine *en, struct err *e)
 {
-    struct arena *host = h->en->host;
-    h->part_ids = arena_alloc(host, HEAD_CELLS_MAX * sizeof *h->part_ids, e);
-    if (!h->part_ids) return -1;
-    h->part_logprob = arena_alloc(host, HEAD_CELLS_MAX * sizeof *h->part_logprob, e);
-    if (!h->part_logprob) return -1;
-    h->part_lse = arena_alloc(host, 2 * (size_t)h->rows_max * sizeof *h->part_lse, e);
-    if (!h->part_lse) return -1;
-    h->whole_lse = h->part_lse + h->rows_max;
-    return 0;
+    size_t numbers = HEAD_CELLS_MAX + 2 * (size_t)head_rows_max(en);
+    en->part_ids = malloc(HEAD_CELLS_MAX * sizeof *en->part_ids);
+    en->part_numbers = malloc(numbers * sizeof *en->part_numbers);
+    return en->part_ids && en->part_numbers ? 0 : err_set(e, ERR_RETRY, "out of memory");
+}
+
+void head_close(struct engine *en)
+{
+    free(en->part_ids);
+    free(en->part_numbers);
 }
 
 static struct head *begin(struct engine *en, int ldu, bool back, struct err *e)
@@ -66,7 +68,12 @@ static struct head *begin(struct engine *en, int ldu, bool back, struct err *e)
     lay(&b, en, ldu, back, h);
     h->bytes = b.used;
     assert(h->bytes <= en->scratch_bytes);
-    return en->comm && begin_part(h, e) < 0 ? NULL : h;
+    if (!en->comm) return h;
+    h->part_ids = en->part_ids;
+    h->part_logprob = en->part_numbers;
+    h->part_lse = h->part_logprob + HEAD_CELLS_MAX;
+    h->whole_lse = h->part_lse + h->rows_max;
+    return h;
 }
 
 struct head *head_begin(struct engine *en, int ldu, bool back, struct err *e)

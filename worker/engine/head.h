@@ -44,6 +44,10 @@ struct head {
 size_t head_bytes(const struct engine *en, int ldu, bool back);
 int head_rows_max(const struct engine *en);
 
+/* The room on the host of a rank beside others, for as long as its engine lives; ERR_RETRY. */
+int head_open(struct engine *en, struct err *e) WARN_UNUSED;
+void head_close(struct engine *en);
+
 /* Lays the head out.  NULL: ERR_RETRY. */
 struct head *head_begin(struct engine *en, int ldu, bool back, struct err *e);
 

@@ -39,6 +39,8 @@ struct engine {
     int rank, rank_count;
     const struct comm_ops *comm_ops;
     struct comm *comm; /* NULL: one rank alone */
+    int32_t *part_ids;    /* the head's room on the host (head.h), shared by all its chunks: */
+    float *part_numbers;  /* only one is worked on at a time.  NULL: one rank alone */
 
     /* of the leader only */
     struct engine *ranks[ENGINE_RANKS_MAX]; /* [rank_count]; the first is itself */

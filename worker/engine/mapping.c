@@ -40,8 +40,10 @@ static struct sigaction before;
 
 static int slot_of(uintptr_t address)
 {
-    for (int i = 0; i < MAPPINGS_MAX; i++)
-        if (address >= atomic_load(&slots[i].from) && address < atomic_load(&slots[i].to)) return i;
+    for (int i = 0; i < MAPPINGS_MAX; i++) {
+        uintptr_t from = atomic_load(&slots[i].from); /* of another thread's half-written slot it is 0 */
+        if (from && address >= from && address < atomic_load(&slots[i].to)) return i;
+    }
     return -1;
 }
 

@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include "base/err.h"
 
-#define MAPPINGS_MAX 512 /* at the same time */
+#define MAPPINGS_MAX 4096 /* at the same time: each of 8 ranks maps up to 512 files */
 
 struct mapping;
 
