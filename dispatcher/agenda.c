@@ -23,8 +23,8 @@ struct run {
     int partition;
     int64_t heard_ms;
     bool gap_marked;
-    bool gap;              /* it was behind one at the last look */
-    int64_t gap_after, gap_ms; /* the seq before it; since when */
+    int64_t gap_from_ms; /* not overdue by what it waited before */
+    bool gap_anew;       /* gap_from_ms is the next look's, once it is not marked any more */
     struct item_list items;
     LIST_ENTRY(run) link;
 };
@@ -415,15 +415,14 @@ int agenda_plans(const struct agenda *a)
 
 /* ---------------------------------------------------------------- gaps */
 
-/* Is it behind a gap?  Notes since when it is behind this one. */
-static bool gap_look(const struct agenda *a, struct run *run, int64_t now_ms)
+/* Is it behind a gap, and since when has the oldest of what waits there been waiting?  That counts, and not how old this
+ * gap is: a client that closes one gap and leaves the next holds the shard's position up as well. */
+static bool gap_look(const struct agenda *a, struct run *run, int64_t now_ms, int64_t *since_ms)
 {
-    int64_t after;
-    bool before = run->gap;
-    run->gap = batcher_behind_gap(a->batcher, run->id, &after);
-    if (!run->gap || (before && run->gap_after == after)) return run->gap;
-    run->gap_after = after;
-    run->gap_ms = now_ms;
+    if (!batcher_behind_gap(a->batcher, run->id, since_ms) || run->gap_marked) return false;
+    if (run->gap_anew) run->gap_from_ms = now_ms;
+    run->gap_anew = false;
+    if (*since_ms < run->gap_from_ms) *since_ms = run->gap_from_ms;
     return true;
 }
 
@@ -433,8 +432,9 @@ void agenda_gaps(struct agenda *a, int64_t now_ms, int64_t min_ms, int64_t overd
     struct run *run;
     LIST_FOREACH(run, &a->run_list, link)
     {
-        if (!gap_look(a, run, now_ms) || run->gap_marked) continue;
-        bool overdue = now_ms - run->gap_ms >= overdue_ms;
+        int64_t since_ms;
+        if (!gap_look(a, run, now_ms, &since_ms)) continue;
+        bool overdue = now_ms - since_ms >= overdue_ms;
         if (!overdue && now_ms - run->heard_ms < min_ms) continue;
         seen(arg, run->id, run->partition, overdue);
     }
@@ -444,6 +444,5 @@ void agenda_gap_mark(struct agenda *a, const char *id)
 {
     struct run *run = run_find(a, id);
     if (!run) return;
-    run->gap_marked = true;
-    run->gap = false;
+    run->gap_marked = run->gap_anew = true;
 }

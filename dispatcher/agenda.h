@@ -54,11 +54,11 @@ int agenda_held(const struct agenda *a);    /* jobs waiting for a plan */
 int agenda_known(const struct agenda *a);   /* those in plans too */
 int agenda_plans(const struct agenda *a);   /* unfinished and not stale */
 
-/* Runs that wait behind a gap, of which nothing was heard for min_ms, and that were not marked.  overdue: the same gap is there
- * for overdue_ms; such a run is shown also when more and more of it comes. */
+/* Runs that wait behind a gap, of which nothing was heard for min_ms, and that were not marked.  overdue: the oldest of what waits
+ * there does so for overdue_ms; such a run is shown also when more and more of it comes. */
 void agenda_gaps(struct agenda *a, int64_t now_ms, int64_t min_ms, int64_t overdue_ms,
                  void (*seen)(void *arg, const char *run, int partition, bool overdue), void *arg);
-/* Until its next job or result the run is not shown as a gap any more, and its gap counts as a new one. */
+/* Until its next job or result the run is not shown as a gap any more; what waits counts from then on. */
 void agenda_gap_mark(struct agenda *a, const char *run);
 
 #endif

@@ -278,6 +278,14 @@ static int answer(struct worker *w, struct task *t, char *take_json, size_t size
     return publish_ok(w, t, CONTENT_JSON, take_json, size, (struct usage){0}, e);
 }
 
+/* The answer to a job whose effect is there already: it cannot be done again in this life. */
+static int answer_done(struct worker *w, struct task *t, char *json, size_t size, struct err *e)
+{
+    int rc = answer(w, t, json, size, e);
+    if (rc < 0 && e->kind == ERR_RETRY) e->kind = ERR_LOST;
+    return rc;
+}
+
 static int create(struct worker *w, struct task *t, struct err *e)
 {
     size_t size = 0;
@@ -300,7 +308,7 @@ static int create(struct worker *w, struct task *t, struct err *e)
         t->run->prefer_snapshot = rq->from_checkpoint;
         char *json = rq->from_checkpoint ? answer_loaded(t->run->id, rq->path, &size, e)
                                          : answer_created(t->run->id, &size, e);
-        rc = answer(w, t, json, size, e);
+        rc = answer_done(w, t, json, size, e);
     }
     free(rq);
     return rc;
@@ -355,7 +363,7 @@ static int load(struct worker *w, struct task *t, struct err *e)
     t->run->prefer_snapshot =
         true; /* the checkpoint may be deleted, the run must not depend on it */
     char *json = answer_loaded(t->run->id, rq.path, &size, e);
-    return answer(w, t, json, size, e);
+    return answer_done(w, t, json, size, e);
 }
 
 static int reject(struct task *t, struct err *e)
@@ -397,7 +405,7 @@ static bool no_room(const struct task *t, const struct err *why)
     return files && why->kind == ERR_RETRY;
 }
 
-/* The job keeps its place, and its run waits a moment. */
+/* The job keeps its place, and its run waits a moment: 1. */
 static int put_off(struct worker *w, struct task *t, const struct err *why)
 {
     bool loads = t->job->kind == JOB_LOAD || t->job->kind == JOB_CREATE;
@@ -405,9 +413,10 @@ static int put_off(struct worker *w, struct task *t, const struct err *why)
     t->run->paused = true;
     t->run->step_again_ms = clock_mono_ms() + AGAIN_MS;
     schedule_put_back(w->schedule, t->run);
-    return 0;
+    return 1;
 }
 
+/* 1: it was put off. */
 static int run_step(struct worker *w, struct task *t, struct err *e)
 {
     struct err why = {0};
@@ -451,13 +460,18 @@ static int runs_in(struct task **tasks, int count)
     return runs;
 }
 
+/* 1: something was put off. */
 static int run_tasks(struct worker *w, struct task **tasks, int count, int64_t *tokens,
                      struct err *e)
 {
     if (tasks[0]->cls == CLASS_PASS) return run_pass(w, tasks, count, tokens, e);
-    for (int i = 0; i < count; i++)
-        if (run_step(w, tasks[i], e) < 0) return -1;
-    return 0;
+    int rc = 0;
+    for (int i = 0; i < count; i++) {
+        int one = run_step(w, tasks[i], e);
+        if (one < 0) return -1;
+        rc |= one;
+    }
+    return rc;
 }
 
 /* Alone, and counted before it begins. */
@@ -467,12 +481,13 @@ static int run_suspect(struct worker *w, struct task *t, int64_t *tokens, struct
     memcpy(id, t->job->id, sizeof id);
     int given_up = suspect_begin(w, t, e);
     if (given_up < 0) return -1;
-    if (!given_up && run_tasks(w, &t, 1, tokens, e) < 0) return -1;
     if (given_up) {
         if (t->job->seq == 0 && !t->run->made) t->run->never = true;
         finish(w, t);
+        return 0; /* the count stays until the verdict is old */
     }
-    return given_up ? 0 : suspect_end(w, id, e); /* the count stays until the verdict is old */
+    int rc = run_tasks(w, &t, 1, tokens, e);
+    return rc == 0 ? suspect_end(w, id, e) : rc; /* what was put off goes on being counted */
 }
 
 int execute_batch(struct worker *w, struct task **tasks, int count, struct err *e)

@@ -12,6 +12,7 @@
 
 #define DEPTH_MAX 8
 #define PATH_MAX_ 1024
+#define COPYING   ".copying"
 
 static int open_beneath(int at, const char *name)
 {
@@ -162,6 +163,36 @@ int blobs_open(const char *root, const char *dir, const char *name, int64_t *siz
     return err_set(e, ERR_USER, "\"%.80s\" is not there", name);
 }
 
+static int copy_bytes(int in, int out)
+{
+    ssize_t n;
+    while ((n = copy_file_range(in, NULL, out, NULL, (size_t)1 << 30, 0)) != 0)
+        if (n < 0 && errno != EINTR) return -1;
+    return fsync(out);
+}
+
+/* Under another name until it is whole. */
+static int copy_file(int from, int to, const char *name)
+{
+    int rc = -1, in = openat(from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int out = in < 0 ? -1 : openat(to, COPYING, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (out >= 0 && copy_bytes(in, out) == 0) rc = renameat(to, COPYING, to, name);
+    int why = errno;
+    if (out >= 0) close(out);
+    if (in >= 0) close(in);
+    errno = why;
+    return rc;
+}
+
+/* A file system has so many links of a file (ext4: 65,000), none to another volume, and perhaps none
+ * to what another user owns. */
+static int link_file(int from, int to, const char *name)
+{
+    if (linkat(from, name, to, name, 0) == 0 || errno == EEXIST) return 0;
+    bool no_links = errno == EMLINK || errno == EXDEV || errno == EPERM;
+    return no_links ? copy_file(from, to, name) : -1;
+}
+
 /* Takes both folders. */
 static int link_files(int from, int to)
 {
@@ -176,8 +207,7 @@ static int link_files(int from, int to)
     for (struct dirent *entry; rc == 0 && (entry = readdir(folder));) {
         if (fstatat(from, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
             rc = -1;
-        else if (S_ISREG(st.st_mode) && linkat(from, entry->d_name, to, entry->d_name, 0) < 0 &&
-                 errno != EEXIST)
+        else if (S_ISREG(st.st_mode) && link_file(from, to, entry->d_name) < 0)
             rc = -1;
     }
     int why = errno;

@@ -16,7 +16,8 @@ int blobs_remove(const char *root, const char *dir, struct err *e) WARN_UNUSED;
 int blobs_open(const char *root, const char *dir, const char *name, int64_t *size,
                struct err *e) WARN_UNUSED;
 
-/* Makes the folder root/to (with its parents) of hard links to the files of root/from.  Checkpoints
+/* Makes the folder root/to (with its parents) of hard links to the files of root/from, or of copies
+ * where no link can be had.  Checkpoints
  * are never written to again, so both are whole whichever is removed first.  Doing it again is
  * fine. */
 int blobs_link(const char *root, const char *from, const char *to, struct err *e) WARN_UNUSED;

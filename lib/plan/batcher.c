@@ -615,10 +615,10 @@ int batcher_held(const struct batcher *b)
     return b->held;
 }
 
-bool batcher_behind_gap(const struct batcher *b, const char *id, int64_t *after)
+bool batcher_behind_gap(const struct batcher *b, const char *id, int64_t *since_ms)
 {
     struct run *run = run_find(b, id);
     if (!run || !run->first || run->out || run_offer(run)) return false;
-    *after = run->applied;
+    *since_ms = run->first->added_ms;
     return true;
 }

@@ -68,7 +68,8 @@ void batcher_done(struct batcher *b, const char *run, int64_t seq, int64_t token
 /* When to look again: the earliest moment a batch becomes due, -1 when nothing can become due by waiting. */
 int64_t batcher_next_ms(const struct batcher *b);
 int batcher_held(const struct batcher *b); /* jobs that were not handed out yet, those behind a gap too */
-/* Jobs of the run wait, none is handed out, and the one that is next, *after + 1, never came. */
-bool batcher_behind_gap(const struct batcher *b, const char *run, int64_t *after);
+/* Jobs of the run wait, none is handed out, and the one that is next never came.  *since_ms: when the first of those that
+ * wait was added. */
+bool batcher_behind_gap(const struct batcher *b, const char *run, int64_t *since_ms);
 
 #endif

@@ -173,7 +173,7 @@ def test_L2_a_gap_that_its_client_keeps_open(made):
     model.seq = len(held) + 2
     after = fine(model.raw.result(model.forward(CHUNKS[2])))
     facts = read_facts(world)
-    [given_up] = [job.offset for job in facts.jobs if job.kind == "expire" and job.parent == model.id]
+    given_up = min(job.offset for job in facts.jobs if job.kind == "expire" and job.parent == model.id)  # a slow worker gets another
     for job in held:
         if facts.accepted[job].offset > given_up:  # sent before we saw it: the gap was over
             fine(model.raw.result(job))

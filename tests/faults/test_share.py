@@ -94,6 +94,7 @@ def test_samples_wait_for_tokens_in_flight_at_the_other_gateway(world, store, li
         """One of 20 tokens."""
         return sample(client, sampler, seq, prompt, max_tokens=12)
 
+    there.result(draw(there, 4))  # it knows the sampler: no thread is asked, so nothing is heard in between
     world["worker"].freeze()
     try:
         jobs = [draw(here, 0), draw(here, 1), draw(there, 2)]  # there nothing is known of the first two

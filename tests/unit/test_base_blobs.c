@@ -1,4 +1,5 @@
 /* test_base_blobs.c - deleting a checkpoint's files, and nothing else. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdbool.h>
 #include <stdarg.h>
@@ -152,6 +153,32 @@ static void a_linked_folder_outlives_the_first(void **state)
     assert_int_equal(e.kind, ERR_BUG);
 }
 
+static void where_no_link_can_be_had_files_are_copied(void **state)
+{
+    struct err e = {0};
+    struct stat st;
+    char path[600], first[600];
+    make_folder("from");
+    make_folder("many");
+    FILE *f = fopen(in_root("from/weights"), "w");
+    assert_non_null(f);
+    assert_true(fputs("some", f) >= 0 && fclose(f) == 0);
+    snprintf(first, sizeof first, "%s", in_root("from/weights"));
+    int n = 0, rc = 0;
+    for (; n < 70000 && rc == 0; n++) {
+        snprintf(path, sizeof path, "%s/%d", in_root("many"), n);
+        rc = link(first, path);
+    }
+    if (rc == 0) skip(); /* a file system with more of them */
+    assert_int_equal(errno, EMLINK);
+    for (int again = 0; again < 2; again++)
+        if (blobs_link(root, "from", "to", &e) < 0) fail_msg("%s", e.text);
+    assert_int_equal(stat(in_root("to/weights"), &st), 0);
+    assert_int_equal(st.st_nlink, 1);
+    assert_int_equal(st.st_size, 4);
+    assert_false(there("to/.copying"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -160,6 +187,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_file_opens_with_its_size_and_nothing_else_does, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_linked_folder_outlives_the_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(where_no_link_can_be_had_files_are_copied, setup, teardown),
         cmocka_unit_test_setup_teardown(a_planted_link_leads_nowhere, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -151,11 +151,12 @@ static void a_gap_holds_a_run_back_and_nobody_else(void **state)
     add(b, "x", "other", 1, CLASS_PASS, "other", 0);
     assert_batch(b, 100, true, "other");
     assert_batch(b, 100, true, "");
-    int64_t after = -9;
-    assert_true(batcher_behind_gap(b, "r", &after));
-    assert_false(batcher_behind_gap(b, "other", &after));
+    int64_t since_ms = -9;
+    assert_true(batcher_behind_gap(b, "r", &since_ms));
+    assert_int_equal(since_ms, 0);
+    assert_false(batcher_behind_gap(b, "other", &since_ms));
     add(b, "x", "r", 5, CLASS_PASS, "r5", 100);
-    assert_false(batcher_behind_gap(b, "r", &after));
+    assert_false(batcher_behind_gap(b, "r", &since_ms));
     assert_batch(b, 100, true, "r5 r6");
     batcher_free(b);
 }
