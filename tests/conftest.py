@@ -6,6 +6,7 @@ os.environ.setdefault("TINKER_TELEMETRY", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest  # noqa: E402
+from sdk import end  # noqa: E402
 from stack import Stack, kept_up  # noqa: E402
 from world import Servers  # noqa: E402
 
@@ -33,7 +34,7 @@ def service(stack, first_account):
     """A session of the SDK, closed after the test."""
     it = stack.service(first_account[1])
     yield it
-    it.close("success").result()
+    end(it)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What several files of client tests begin with: a run that has trained a little, and a sampler of it."""
 
 import pytest
-from sdk import lora, train
+from sdk import end, lora, train
 
 
 @pytest.fixture(scope="module")
@@ -10,7 +10,7 @@ def run(stack, first_account):
     client = lora(service, stack.model)
     train(client, 4)
     yield client
-    service.close("success").result()
+    end(service)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pytest
 import sdk
 import tinker
 from compatibility import served
+from sdk import end  # noqa: E402
 from waiting import wait_for
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / ".tinworks" / "clients" / "hpcai"))  # made by ./tinworks test
@@ -135,7 +136,7 @@ def test_tinker_says_which_scope_is_missing(stack, keys):
     hour = datetime.datetime.now(datetime.timezone.utc).replace(minute=0, second=0, microsecond=0)
     with pytest.raises(tinker.PermissionDeniedError, match="with the scope finance"):
         tinker.AdminClient(base_url=stack.base_url, api_key=keys["sample"]).get_billing_usage(hour, hour + datetime.timedelta(hours=1)).result()
-    service.close("success").result()
+    end(service)
     reader = stack.service(keys["read"])
     assert tinker.RestClient(base_url=stack.base_url, api_key=keys["read"]).list_training_runs().result().training_runs == []
     with pytest.raises(tinker.PermissionDeniedError, match="with the scope train or sample, this key has read only"):
@@ -377,7 +378,7 @@ def test_tinker_waits_where_it_sends_too_often(stack, service):
     slow = stack.service(key)
     assert sdk.train(sdk.lora(slow, stack.model), 12) == sdk.train(sdk.lora(service, stack.model), 12)
     wait_for(lambda: held_up(stack) > before, "the counter")
-    slow.close("success").result()
+    end(slow)
 
 
 def test_hpcai_waits_where_it_sends_too_often(stack, first_account):
@@ -413,7 +414,7 @@ def test_tinker_waits_where_it_has_too_many_tokens_in_flight(stack, service):
     many = [sdk.datum([3, 4, 5 + i % 90]) for i in range(2100)]
     sent = [client.forward_backward(many, "cross_entropy") for _ in range(2)]
     assert [len(f.result().loss_fn_outputs) for f in sent] == [2100, 2100]
-    slow.close("success").result()
+    end(slow)
 
 
 def test_tinker_waits_where_its_samples_have_too_many_tokens_in_flight(stack):
@@ -424,7 +425,7 @@ def test_tinker_waits_where_its_samples_have_too_many_tokens_in_flight(stack):
     sent = [sampler.sample(sdk.text([5, 6, 7 + i]), 1, sdk.sampling(max_tokens=16, stop=[])) for i in range(8)]
     assert [len(f.result().sequences[0].tokens) for f in sent] == [16] * 8
     wait_for(lambda: held_up(stack) > before, "the counter")
-    service.close("success").result()
+    end(service)
 
 
 def test_hpcai_waits_where_it_has_too_many_tokens_in_flight(stack, first_account):
@@ -459,7 +460,7 @@ def test_polls_of_an_account_that_is_held_up_say_why(stack):
         seq_1 = {"model_id": client.model_id, "seq_id": 1, **STEP}
         wait_for(lambda: http.post("/optim_step", json=seq_1).status_code == 200, "room for the first step")
         wait_for(lambda: "metrics" in http.post("/retrieve_future", json={"request_id": late}).json(), "the second step")
-        service.close("success").result()
+        end(service)
 
 
 def test_more_runs_than_allowed_are_a_clear_error(stack):
@@ -478,10 +479,10 @@ def test_more_runs_than_allowed_are_a_clear_error(stack):
     path = client.save_state("one").result().path
     with pytest.raises(tinker.RequestFailedError, match=why):
         service.create_training_client_from_state(path).result()
-    service.close("success").result()  # and with its session its runs
+    end(service)  # and with its session its runs
     fresh = stack.service(key)
     assert sdk.train(sdk.lora(fresh, stack.model), 1)
-    fresh.close("success").result()
+    end(fresh)
 
 
 def test_more_storage_than_allowed_is_a_clear_error_and_the_run_goes_on(stack):
@@ -502,7 +503,7 @@ def test_more_storage_than_allowed_is_a_clear_error_and_the_run_goes_on(stack):
     assert sdk.train(client, 1) and hp.train(theirs, 1)
     rest.delete_checkpoint_from_tinker_path(path).result()
     assert client.save_state("again").result().path.endswith("/weights/again")
-    service.close("success").result()
+    end(service)
 
 
 def lora_body(session, number, model):
@@ -550,7 +551,7 @@ def test_a_repeated_load_into_a_new_model_is_not_asked_for_room_again(stack):
         again = http.post("/load_weights", json=body)
         assert (again.status_code, again.json()) == (200, first)
         assert wait_for(lambda: result_of(http, first), "the model")["path"] == path
-    service.close("success").result()
+    end(service)
 
 
 def result_of(http, job):
@@ -590,4 +591,4 @@ def test_a_repeated_save_is_not_asked_for_room_again(stack, call):
         stack.sql("update checkpoints set deleted_at = now() where run_id = %s returning 1", run)
         assert [save(2), save(2, elsewhere)] == [refused, refused]
         assert told(save(4)) == ""
-    service.close("success").result()
+    end(service)

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import tinker
-from sdk import lora, train
+from sdk import end, lora, train
 
 TINKER = pathlib.Path(sys.executable).with_name("tinker")
 
@@ -35,7 +35,7 @@ def made(stack, customer):
         "client": client,
     }
     yield it
-    service.close("success").result()
+    end(service)
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_with_tokens_on_the_sdk_trains_with_one(stack, customer):
         assert len(train(lora(service, stack.model), 1)) == 1
         who = tinker.RestClient(base_url=url, api_key=customer[1]).whoami().result()
         assert who.user_urn == customer[0] and who.org_urn.endswith(customer[0])
-        service.close("success").result()
+        end(service)
 
 
 def test_a_token_ends_with_its_key_and_cannot_make_another(stack):

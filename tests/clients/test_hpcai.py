@@ -19,6 +19,7 @@ sys.path.append(str(CACHE / "clients" / "hpcai"))  # made by ./tinworks test
 
 import hpcai  # noqa: E402
 from hpcai import types  # noqa: E402
+from sdk import end  # noqa: E402
 
 ADAM = types.AdamParams(learning_rate=2e-3)
 AGENT = {"User-Agent": "HpcAI/by hand"}  # one of its kind, and not the SDK itself
@@ -78,7 +79,7 @@ def test_it_trains_what_tinker_trains_bit_for_bit(stack, customer, service):
     ours = train(lora(service, stack.model), 3)
     assert [logprobs for logprobs, _ in ours] == [logprobs for (logprobs, _), _ in theirs]
     assert [metrics for _, metrics in ours] == [metrics for _, metrics in theirs]
-    tinker_service.close("success").result()
+    end(tinker_service)
 
 
 def test_a_batch_larger_than_a_chunk_is_one_result(stack, service):

@@ -2,7 +2,7 @@
 
 import pytest
 import tinker
-from sdk import floats, sampling, text, tokens_of
+from sdk import end, floats, sampling, text, tokens_of
 
 COUNT = 600
 CLIENTS = 2  # one sampling client keeps at most 512 in flight (client/config)
@@ -15,12 +15,12 @@ def busy_service(request, stack, first_account):
     if request.param == "one poll a session":
         it = stack.service(first_account[1])
         yield it
-        it.close("success").result()
+        end(it)
         return
     with stack.another_gateway(session_polls=0) as url:
         it = tinker.ServiceClient(base_url=url, api_key=first_account[1])
         yield it
-        it.close("success").result()
+        end(it)
 
 
 def ask(sampler, i):

@@ -3,7 +3,7 @@ however the token was chosen and whatever shared its prompt.  So the ratios of a
 
 import numpy as np
 import pytest
-from sdk import datum, floats, lora, policy_datum, sampling, text, tokens_of, train, values
+from sdk import datum, end, floats, lora, policy_datum, sampling, text, tokens_of, train, values
 
 PROMPT = tokens_of(31, 90)  # ends within its second block of 64
 NEW = 150  # and its samples fill two more
@@ -24,7 +24,7 @@ def run(stack, first_account):
     client = lora(service, stack.model, rank=16)
     train(client, 5)
     yield client
-    service.close("success").result()
+    end(service)
 
 
 def hexes(array):

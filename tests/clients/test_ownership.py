@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 from compatibility import served
-from sdk import lora, train
+from sdk import end, lora, train
 
 PROMPT = {"chunks": [{"type": "encoded_text", "tokens": [5, 6]}]}
 
@@ -56,7 +56,7 @@ def things(stack):
         "request": request,
         "step": step["request_id"],
     }
-    service.close("success").result()
+    end(service)
     owner = stack.service(key)
     it["service"] = owner
     fresh = lora(owner, stack.model)
@@ -64,7 +64,7 @@ def things(stack):
     it["sampler_path"] = fresh.save_weights_for_sampler("mine").result().path
     it["saved_run"] = fresh.model_id
     yield it
-    owner.close("success").result()
+    end(owner)
 
 
 @pytest.fixture(scope="module")

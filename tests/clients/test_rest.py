@@ -10,7 +10,7 @@ import urllib.request
 import httpx
 import pytest
 import tinker
-from sdk import batch_of, bits, datum, lora, sampling, text, tokens_of, train
+from sdk import batch_of, bits, datum, end, lora, sampling, text, tokens_of, train
 from waiting import wait_for
 from tinker import types
 
@@ -42,7 +42,7 @@ def owner(stack, customer):
         "external": client.save_weights_external("e1").result().path,
     }
     yield it
-    service.close("success").result()
+    end(service)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_published_checkpoint_is_readable_by_others_until_it_is_taken_back(sta
     rest.unpublish_checkpoint_from_tinker_path(path).result()
     invisible()
     assert len(train(copy, 1, first=6)) == 1  # what was loaded stays loaded
-    service.close("success").result()
+    end(service)
 
 
 def test_a_deleted_checkpoint_is_gone_and_its_files_too(stack, owner, rest):
@@ -324,7 +324,7 @@ def test_anothers_checkpoint_is_copied_and_loaded_with_their_token(stack, owner,
         service.create_training_client_from_state(owner["training"]).result()
     client = service.create_training_client_from_state(owner["training"], weights_access_token=customer[1]).result()
     assert len(train(client, 1)) == 1
-    service.close("success").result()
+    end(service)
 
 
 # ------------------------------------------------------------ sessions
@@ -348,7 +348,7 @@ def test_sessions_are_found_by_what_is_known_of_them(stack, customer, owner, res
     )
     client = lora(ended, stack.model)
     id_ended = client.model_id.split(":")[0]
-    ended.close("errored", detail="ran out of luck").result()
+    end(ended, "errored", detail="ran out of luck")
 
     def search(**what):
         return rest.search_sessions(types.SessionSearchRequest(**what)).result()
@@ -389,13 +389,13 @@ def test_a_session_moves_into_another_project(stack, customer, rest):
     with pytest.raises(tinker.BadRequestError) as caught:
         rest.assign_session_project(session, "no such/name").result()
     assert "project_id" in str(caught.value)
-    service.close("success").result()
+    end(service)
 
 
 def test_the_first_reason_of_an_end_stays_and_heartbeats_end(stack, customer, http):
     service = stack.service(customer[1])
     session = lora(service, stack.model).model_id.split(":")[0]
-    service.close("interrupted").result()
+    end(service, "interrupted")
     again = http.post(f"/api/v1/sessions/{session}/finish", json={"reason": {"type": "success"}, "detail": None})
     assert again.status_code == 204
     [(reason,)] = stack.sql("select finish_reason from sessions where id = %s", session)
@@ -592,7 +592,7 @@ def test_telemetry_is_accepted(stack, customer, monkeypatch):
     before = stack.counters("gateway:0").get("telemetry_events", 0)
     service = stack.service(customer[1])
     lora(service, stack.model)
-    service.close("success").result()
+    end(service)
     wait_for(lambda: stack.counters("gateway:0").get("telemetry_events", 0) > before, "the events to be counted")
 
 

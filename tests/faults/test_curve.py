@@ -8,7 +8,7 @@ import time
 import pytest
 from checker import inspect
 from oracle import Work, evidence, same
-from sdk import ADAM, bits, datum, tokens_of
+from sdk import ADAM, bits, datum, end, tokens_of
 from waiting import wait_for
 from world import World
 
@@ -58,7 +58,7 @@ class Curve:
             losses.append((bits(sent[0].result()), sent[1].result().metrics))
             if step % 50 == 49:
                 print(f"step {step + 1} of {STEPS}, {self.kills} kills")
-        service.close("success").result()
+        end(service)
 
     def kill(self):
         worker = self.world["worker"]

@@ -17,7 +17,7 @@ from checker import inspect, read_facts
 from forced import Fault
 from oracle import work
 from raw import Raw
-from sdk import tokens_of
+from sdk import end, tokens_of
 from waiting import wait_for
 
 # ------------------------------------------------------------ gateway
@@ -518,7 +518,7 @@ def continued(world, key, path):
     client = service.create_training_client_from_state_with_optimizer(path).result()
     sent = [(client.forward_backward(batch_of(s), "cross_entropy"), client.optim_step(ADAM)) for s in range(50, 53)]
     seen = [(bits(g.result()), u.result().metrics) for g, u in sent]
-    service.close("success").result()
+    end(service)
     return seen
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import tinker
-from sdk import ADAM, datum, lora, sampling, text, tokens_of
+from sdk import ADAM, datum, end, lora, sampling, text, tokens_of
 from waiting import wait_for
 
 PICO = {"prefill": 70_000, "sample": 220_000, "train": 220_000}  # the first price list, pico-dollars a token
@@ -42,7 +42,7 @@ def bill(stack):
     with pytest.raises(tinker.RequestFailedError):
         sampler.sample(text([5000]), 1, sampling()).result()
     run_id = client.model_id
-    service.close("success").result()
+    end(service)
 
     def settled():
         [(jobs,)] = stack.sql("select count(*) from job_outcomes where account_id = %s", account)

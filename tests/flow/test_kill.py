@@ -2,7 +2,7 @@
 same bill, and the client never learns of it."""
 
 import pytest
-from sdk import ADAM, batch_of, bits, datum, floats, lora, sampling, text, tokens_of
+from sdk import ADAM, batch_of, bits, datum, end, floats, lora, sampling, text, tokens_of
 from stack import OURS
 
 STEPS = 10
@@ -33,7 +33,7 @@ def loop(stack, key, kill=None):
     copy = service.create_training_client_from_state_with_optimizer(path).result()
     seen.append(bits(copy.forward([datum(PROMPT)], "cross_entropy").result()))
     parents.append(copy.model_id)
-    service.close("success").result()
+    end(service)
     return seen, parents
 
 
@@ -78,7 +78,7 @@ def test_a_worker_killed_between_gradient_and_step_loses_neither(stack, first_ac
         two = bits(client.forward_backward(batch_of(2), "cross_entropy").result())
         step = client.optim_step(ADAM).result().metrics
         results.append((one, two, step, bits(client.forward(batch_of(3), "cross_entropy").result())))
-        service.close("success").result()
+        end(service)
     assert results[0] == results[1]
 
 
@@ -95,4 +95,4 @@ def test_down_and_up_lose_nothing(stack, first_account):
     assert first[0] == first[1]
     assert client.optim_step(ADAM).result().metrics == step
     assert bits(client.forward(batch_of(2), "cross_entropy").result()) == after
-    service.close("success").result()
+    end(service)

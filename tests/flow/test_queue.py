@@ -4,7 +4,7 @@ import re
 
 import httpx
 import pytest
-from sdk import lora
+from sdk import end, lora
 from waiting import wait_for
 
 TINKER = {"User-Agent": "AsyncTinker/Python 0.38.0"}
@@ -94,4 +94,4 @@ def test_without_credit_a_call_is_402_and_a_poll_is_not(stack):
         }
         wait_for(lambda: http.post("/asample", json=sample).status_code == 402, "the credit to be used up")
         assert http.post("/retrieve_future", json={"request_id": request}).status_code == 200
-    service.close("success").result()
+    end(service)

@@ -2,7 +2,7 @@
 
 import pytest
 import tinker
-from sdk import lora, sampling, text, train
+from sdk import end, lora, sampling, text, train
 from waiting import wait_for
 
 
@@ -64,7 +64,7 @@ def test_a_samplers_own_checkpoint_goes_after_its_session(stack, first_account):
     assert len(sampler.sample(text([5, 6]), 1, sampling()).result().sequences) == 1
     session = client.model_id.split(":")[0]
     with dispatcher(stack, keep_s=3600, sweep_s=1):
-        service.close("success").result()
+        end(service)
         assert folders(stack, client.model_id) == {(None, 1): True}
     stack.sql("update sessions set finished_at = now() - interval '2 hours' where id = %s returning 1", session)
     with dispatcher(stack, keep_s=3600):
@@ -88,7 +88,7 @@ def test_a_session_without_a_sign_of_life_is_over(stack, first_account):
         [(reason,)] = wait_for(over, "the silent session to end")
     assert reason.startswith("expired")
     assert len(train(client, 1)) == 1  # its runs go on all the same
-    service.close("success").result()
+    end(service)
 
 
 def test_what_a_save_was_told_goes_when_its_job_has_left_the_log(stack, made):

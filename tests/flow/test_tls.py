@@ -10,7 +10,7 @@ import sys
 import httpx
 import pytest
 import tinker
-from sdk import batch_of, lora, train
+from sdk import batch_of, end, lora, train
 from stack import ROOT
 
 SDK = """
@@ -112,7 +112,7 @@ def test_the_sdk_trains_over_https(stack, secure, certificates, first_account):
     assert done.returncode == 0, done.stderr[-3000:]
     service = stack.service(first_account[1])
     assert done.stdout.strip().splitlines()[-1] == str(train(lora(service, stack.model), 2))  # the same bits as over http
-    service.close("success").result()
+    end(service)
 
 
 def test_download_addresses_are_https(client, stack, first_account):
@@ -122,7 +122,7 @@ def test_download_addresses_are_https(client, stack, first_account):
     path = f"/api/v1/training_runs/{run.model_id}/checkpoints/external_weights/over-tls/external_weights_urls"
     url = client.get(path).json()["urls"]["adapter_config.json"]
     assert url.startswith("https://") and client.get(url).json()["peft_type"] == "LORA"
-    service.close("success").result()
+    end(service)
 
 
 def test_who_speaks_something_else_gets_nothing(secure):
@@ -168,4 +168,4 @@ def test_compressed_bodies_are_the_same_jobs(stack, first_account, service):
     with stack.another_gateway(zstd=1, log_requests=1) as url:
         packing = tinker.ServiceClient(base_url=url, api_key=first_account[1])
         assert train(lora(packing, stack.model), 2, make=batch_of) == plain
-        packing.close("success").result()
+        end(packing)

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 
-from sdk import datum, lora, tokens_of, train
+from sdk import datum, end, lora, tokens_of, train
 from waiting import wait_for
 
 
@@ -17,7 +17,7 @@ def run(stack, key, customer, steps=15):
     service = stack.service(key)
     client = lora(service, stack.model, seed=customer, rank=8 * (customer + 1))
     result = train(client, steps, make=batches_of(customer))
-    service.close("success").result()
+    end(service)
     return result
 
 

@@ -9,7 +9,7 @@ import hashlib
 
 import tinker
 from checker import Facts
-from sdk import ADAM, bits, datum, floats, sampling, text, tokens_of
+from sdk import ADAM, bits, datum, end, floats, sampling, text, tokens_of
 from waiting import wait_for
 
 VOCAB_MAX = 5000  # not in the tiny model's vocabulary
@@ -104,7 +104,7 @@ def work(world, seed=1, customers=2, rounds=2, chunks=True):
             done.roles.setdefault(run.split(":")[0], role)
 
         done.seen[role] = trainer(service, world.model, 10 * seed + number, rounds, chunks and number == 0, met)
-        service.close("success").result()
+        end(service)
 
     with concurrent.futures.ThreadPoolExecutor(customers) as pool:
         for finished in [pool.submit(customer, i) for i in range(customers)]:
