@@ -4,18 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include "map.h"
-
-#define QUEUE_MIN 256
+#include "queue.h"
 
 struct one {
-    char *id;
     int64_t job, result; /* offsets; result -1: not decided yet */
+    char *id;
 };
 
 struct seen {
     struct map *by_id;
-    struct one *queue;
-    size_t first, end, size;
+    struct queue queue; /* of struct one */
     size_t ids_max;
 };
 
@@ -27,6 +25,7 @@ struct seen *seen_create(int ids_max, struct err *e)
         return NULL;
     }
     s->ids_max = (size_t)ids_max;
+    s->queue.unit = sizeof(struct one);
     s->by_id = map_create(e);
     if (s->by_id) return s;
     free(s);
@@ -35,18 +34,19 @@ struct seen *seen_create(int ids_max, struct err *e)
 
 static void forget_first(struct seen *s)
 {
-    struct one *it = &s->queue[s->first++];
+    struct one *it = queue_at(&s->queue, 0);
     map_take(s->by_id, it->id);
     free(it->id);
+    queue_pop(&s->queue);
 }
 
 void seen_free(struct seen *s)
 {
     if (!s) return;
-    while (s->first < s->end)
+    while (queue_count(&s->queue))
         forget_first(s);
     map_free(s->by_id);
-    free(s->queue);
+    queue_clear(&s->queue);
     free(s);
 }
 
@@ -57,55 +57,37 @@ bool seen_has(const struct seen *s, const char *job_id)
 
 int seen_count(const struct seen *s)
 {
-    return (int)(s->end - s->first);
-}
-
-static int room(struct seen *s, struct err *e)
-{
-    if (s->end < s->size) return 0;
-    if (s->first > s->size / 2) {
-        memmove(s->queue, s->queue + s->first, (s->end - s->first) * sizeof *s->queue);
-        s->end -= s->first;
-        s->first = 0;
-        return 0;
-    }
-    size_t size = s->size ? 2 * s->size : QUEUE_MIN;
-    struct one *grown = realloc(s->queue, size * sizeof *grown);
-    if (!grown) return err_set(e, ERR_RETRY, "out of memory for %zu ids", size);
-    s->queue = grown;
-    s->size = size;
-    return 0;
+    return (int)queue_count(&s->queue);
 }
 
 int seen_add(struct seen *s, const char *job_id, int64_t job, int64_t result, struct err *e)
 {
-    if (room(s, e) < 0) return -1;
-    char *id = strdup(job_id);
-    if (!id) return err_set(e, ERR_RETRY, "out of memory for an id");
-    if (map_put(s->by_id, id, s, e) < 0) {
-        free(id);
+    struct one it = {.job = job, .result = result, .id = strdup(job_id)};
+    if (!it.id) return err_set(e, ERR_RETRY, "out of memory for an id");
+    if (map_put(s->by_id, it.id, s, e) < 0) {
+        free(it.id);
         return -1;
     }
-    s->queue[s->end++] = (struct one){.id = id, .job = job, .result = result};
-    if (s->end - s->first > s->ids_max) forget_first(s);
+    if (queue_push(&s->queue, &it, e) < 0) {
+        map_take(s->by_id, it.id);
+        free(it.id);
+        return -1;
+    }
+    if (queue_count(&s->queue) > s->ids_max) forget_first(s);
     return 0;
 }
 
 void seen_decided(struct seen *s, int64_t job, int64_t result)
 {
-    size_t low = s->first, high = s->end;
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-        if (s->queue[mid].job < job)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    if (low < s->end && s->queue[low].job == job) s->queue[low].result = result;
+    struct one *it = queue_find(&s->queue, job);
+    if (it) it->result = result;
 }
 
 void seen_booked(struct seen *s, int64_t next)
 {
-    while (s->first < s->end && s->queue[s->first].result >= 0 && s->queue[s->first].result < next)
+    while (queue_count(&s->queue)) {
+        const struct one *it = queue_at(&s->queue, 0);
+        if (it->result < 0 || it->result >= next) return;
         forget_first(s);
+    }
 }
