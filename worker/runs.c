@@ -221,7 +221,10 @@ int runs_resident(struct worker *w, struct run *run, struct err *e)
     snprintf(path, sizeof path, "%s/%s", w->conf->data, run->snapshot_dir);
     struct adapter *ad = adapter_load(w->engine, path, run->snapshot_sha256, true, true, e);
     if (!ad) return e->kind == ERR_USER ? snapshot_damaged(w, run, e) : -1;
-    adapter_digest(ad, digest);
+    if (adapter_digest(ad, digest, e) < 0) {
+        adapter_free(ad);
+        return -1;
+    }
     if (strcmp(digest, run->snapshot_digest)) {
         adapter_free(ad);
         err_set(e, ERR_USER, "state digest is %s, expected %s", digest, run->snapshot_digest);

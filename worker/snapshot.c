@@ -51,8 +51,7 @@ static int write_files(struct worker *w, struct run *run, struct draft *d, struc
     int64_t bytes;
     name_dir(run, d);
     snprintf(path, sizeof path, "%s/%s", w->conf->data, d->dir);
-    adapter_digest(run->adapter, d->digest);
-    if (folder_make_parent(path, e) < 0 || folder_remove(path, e) < 0 ||
+    if (adapter_digest(run->adapter, d->digest, e) < 0 || folder_make_parent(path, e) < 0 || folder_remove(path, e) < 0 ||
         adapter_save(run->adapter, path, true, &bytes, d->sha256, e) < 0) {
         if (e->kind == ERR_USER) e->kind = ERR_RETRY; /* a folder in the way is no user's fault */
         return -1;

@@ -8,7 +8,7 @@
 #include <jansson.h>
 #include <math.h>
 #include "engine/model.h"
-#include "folder.h"
+#include "world.h"
 
 #define TIED FIXTURES "/torch/tied"
 
@@ -71,8 +71,8 @@ static void train_once(struct state *s, struct adapter *ad, bool with_step)
 static void check_same(const struct adapter *a, const struct adapter *b, bool same)
 {
     char x[65], y[65];
-    adapter_digest(a, x);
-    adapter_digest(b, y);
+    digest_of(a, x);
+    digest_of(b, y);
     assert_int_equal(strlen(x), 64);
     assert_int_equal(!strcmp(x, y), same);
 }
@@ -238,8 +238,8 @@ static void an_existing_folder_is_never_written_over(void **state)
     assert_int_equal(e.kind, ERR_USER);
     assert_non_null(strstr(e.text, "exists already"));
     struct adapter *back = adapter_load(s->en, path, sha256, true, false, &e);
-    adapter_digest(a, before);
-    adapter_digest(back, after);
+    digest_of(a, before);
+    digest_of(back, after);
     assert_string_equal(before, after);
     adapter_free(a);
     adapter_free(b);

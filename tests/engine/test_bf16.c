@@ -178,12 +178,12 @@ static void an_adapter_trained_on_bf16_is_fp32_and_loads_on_either(void **state)
     struct err e = {0};
     snprintf(dir, sizeof dir, "%s/adapter", p.folder.path);
     if (adapter_save(ad, dir, true, &size, sha256, &e) < 0) fail_msg("%s", e.text);
-    adapter_digest(ad, before);
+    digest_of(ad, before);
     struct engine *const engines[] = {p.half, p.full};
     for (int i = 0; i < 2; i++) {
         struct adapter *again = adapter_load(engines[i], dir, sha256, true, true, &e);
         if (!again) fail_msg("%s", e.text);
-        adapter_digest(again, after);
+        digest_of(again, after);
         assert_string_equal(before, after);
         adapter_free(again);
     }

@@ -335,7 +335,7 @@ static void train_by_hand(char digest[65], double *loss)
         train(en, &item, 1);
         assert_int_equal(adapter_optim_step(en, ad, &adam, &norm, &e), 0);
     }
-    adapter_digest(ad, digest);
+    digest_of(ad, digest);
     *loss = item.out_loss / 10;
     adapter_free(ad);
     engine_close(en);
@@ -365,7 +365,7 @@ static void train_takes_the_steps_and_saves_the_adapter(void **state)
     snprintf(dir, sizeof dir, "%s/adapter", folder.path);
     struct adapter *ad = adapter_load(en, dir, NULL, true, true, &e);
     if (!ad) fail_msg("%s", e.text);
-    adapter_digest(ad, got);
+    digest_of(ad, got);
     assert_string_equal(got, digest);
     adapter_free(ad);
     engine_close(en);

@@ -216,11 +216,11 @@ static void note_optim(struct engine *en, struct run *r, struct event *ev)
     struct err e = {0};
     char state[65];
     double norm;
-    adapter_digest(r->adapter, state);
+    digest_of(r->adapter, state);
     seal_hash_add(n.h, state, sizeof state);
     if (adapter_optim_step(en, r->adapter, &ev->adam, &norm, &e) < 0) fail_msg("%s", e.text);
     seal_hash_add(n.h, &norm, sizeof norm);
-    adapter_digest(r->adapter, state);
+    digest_of(r->adapter, state);
     seal_hash_add(n.h, state, sizeof state);
     note_end(n, ev);
 }
@@ -531,6 +531,7 @@ static void run_cut(struct engine *en, struct event *out)
     items[4].forward_only = true;
     passes = 0;
     train(en, items, 5);
+    int made = passes;
     struct note n = note_begin();
     for (int i = 1; i < 5; i++) {
         struct event ev = {.item = items[i]};
@@ -539,11 +540,12 @@ static void run_cut(struct engine *en, struct event *out)
     }
     for (int i = 0; i < 3; i++) {
         char state[65];
-        adapter_digest(ads[i], state);
+        digest_of(ads[i], state);
         seal_hash_add(n.h, state, sizeof state);
         adapter_free(ads[i]);
     }
     note_end(n, out);
+    passes = made; /* a digest waits for the device as well */
     for (int i = 0; i < 5; i++)
         item_clear(&items[i]);
 }

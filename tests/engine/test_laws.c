@@ -42,9 +42,9 @@ struct outcome {
 static void note(struct engine *en, struct adapter *ad, struct train_item *one,
                  struct train_item *two, struct outcome *out)
 {
-    adapter_digest(ad, out->gradient);
+    digest_of(ad, out->gradient);
     optim(en, ad, 1.0);
-    adapter_digest(ad, out->trained);
+    digest_of(ad, out->trained);
     out->loss[0] = one->out_loss;
     out->loss[1] = two->out_loss;
     int n = 0;
@@ -143,9 +143,9 @@ static void a_forward_pass_gives_the_same_logprobs_and_changes_nothing(void **st
     struct train_item item = make_item(en, ad, LOSS_CROSS_ENTROPY, long_ones, 1);
     char before[65], after[65];
     item.forward_only = true;
-    adapter_digest(ad, before);
+    digest_of(ad, before);
     train(en, &item, 1);
-    adapter_digest(ad, after);
+    digest_of(ad, after);
     assert_string_equal(before, after);
     assert_false(adapter_has_gradient(ad));
     double loss = item.out_loss;

@@ -343,7 +343,7 @@ static void one_column_has_the_bits_of_no_columns(void **state)
     train(en, &two, 1);
     assert_true(one.out_loss == two.out_loss);
     char a[65], b[65];
-    adapter_digest(flat, a), adapter_digest(wide, b);
+    digest_of(flat, a), digest_of(wide, b);
     assert_string_equal(a, b);
     for (int k = 0; k < 3; k++) {
         assert_memory_equal(one.datums[k].out_logprobs, two.datums[k].out_logprobs,
@@ -444,7 +444,7 @@ static void note(struct adapter *ad, const struct train_item *items, struct outc
 {
     out->logprobs = 0;
     assert_true(isfinite(norm_of(ad->memory + ad->part_count, ad->part_count)));
-    adapter_digest(ad, out->gradient);
+    digest_of(ad, out->gradient);
     for (int i = 0; i < LAW_ITEMS; i++) {
         out->loss[i] = items[i].out_loss;
         for (int k = 0; k < items[i].datum_count; k++) {

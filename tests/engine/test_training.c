@@ -130,7 +130,7 @@ static void a_gradient_that_is_not_finite_is_dropped_and_said(void **state)
     struct adapter *ad = new_adapter(en, 1);
     struct train_item item = make_item(en, ad, LOSS_IMPORTANCE_SAMPLING, lengths, 3);
     char before[65], after[65];
-    adapter_digest(ad, before);
+    digest_of(ad, before);
     for (int i = 0; i < 9; i++) {
         ((float *)item.datums[0].logprobs)[i] = -1e30f; /* the ratio overflows */
         ((float *)item.datums[0].advantages)[i] = 1;
@@ -141,7 +141,7 @@ static void a_gradient_that_is_not_finite_is_dropped_and_said(void **state)
     double norm;
     assert_int_equal(adapter_optim_step(en, ad, &p, &norm, &e), -1);
     assert_int_equal(e.kind, ERR_USER);
-    adapter_digest(ad, after);
+    digest_of(ad, after);
     assert_string_equal(before, after);
     item_clear(&item);
     adapter_free(ad);

@@ -33,13 +33,20 @@ static inline struct folder world_make(const char *options)
     return f;
 }
 
+/* The tests of laws hold on any device: tests/cuda runs some of them on an emulated GPU. */
+static inline const char *test_device(void)
+{
+    const char *device = getenv("TINWORKS_TEST_DEVICE");
+    return device ? device : "cpu";
+}
+
 static inline struct engine *open_engine(const struct folder *folder, int threads, size_t scratch,
                                          size_t kv)
 {
     char model[300];
     snprintf(model, sizeof model, "%s/model", folder->path);
     struct engine_conf conf = {.model_dir = model,
-                               .device = "cpu",
+                               .device = test_device(),
                                .threads = threads,
                                .scratch_bytes_max = scratch,
                                .kv_bytes_max = kv};
@@ -61,6 +68,12 @@ static inline struct adapter *new_adapter(struct engine *en, int which)
     struct adapter *ad = adapter_create(en, &confs[which], (uint64_t)which + 1, &e);
     if (!ad) fail_msg("%s", e.text);
     return ad;
+}
+
+static inline void digest_of(const struct adapter *ad, char out[65])
+{
+    struct err e = {0};
+    if (adapter_digest(ad, out, &e) < 0) fail_msg("%s", e.text);
 }
 
 static inline uint32_t next_word(uint64_t *state)

@@ -1,11 +1,10 @@
-/* adapter.c - a LoRA adapter's memory: which projections it sits on, where each tensor lies, how it
- * begins, and the digest of its whole state. */
+/* adapter.c - a LoRA adapter's memory on its devices: which projections it sits on, where each tensor
+ * lies, how the host reads and writes it, how it begins, and the digest of its whole state. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "base/memory.h"
-#include "engine/model.h"
+#include "engine/inside.h"
 #include "seal/seal.h"
 
 #define ALIGN_FLOATS 16 /* 64 bytes */
@@ -94,23 +93,32 @@ int lora_conf_check(const struct lora_conf *conf, struct err *e)
     return 0;
 }
 
-static struct adapter *alloc_rank(const struct model_conf *mc, const struct lora_conf *conf,
-                                  bool trainable)
+static struct adapter *alloc_rank(struct engine *en, const struct lora_conf *conf, bool trainable,
+                                  struct err *e)
 {
+    const struct model_conf *mc = engine_model_conf(en);
     struct adapter *ad = calloc(1, sizeof *ad);
-    if (!ad) return NULL;
-    ad->rank_count = 1;
+    struct lora_tensor *sites = calloc((size_t)mc->layers * SITES_A_LAYER + 1, sizeof *sites);
+    if (!ad || !sites) {
+        free(ad);
+        free(sites);
+        err_set(e, ERR_RETRY, "out of memory");
+        return NULL;
+    }
+    *ad = (struct adapter){.ops = en->ops,
+                           .dev = en->dev,
+                           .conf = *conf,
+                           .scale = ENGINE_LORA_ALPHA / (float)conf->rank,
+                           .layers = mc->layers,
+                           .rank_count = 1,
+                           .sites = sites,
+                           .site_count = mc->layers * SITES_A_LAYER + 1,
+                           .trainable = trainable,
+                           .part_count = part_floats(mc, conf)};
     ad->ranks[0] = ad;
-    ad->conf = *conf;
-    ad->scale = ENGINE_LORA_ALPHA / (float)conf->rank;
-    ad->layers = mc->layers;
-    ad->site_count = mc->layers * SITES_A_LAYER + 1;
-    ad->trainable = trainable;
-    ad->part_count = part_floats(mc, conf);
     ad->memory_count = ad->part_count * (trainable ? PARTS : 1);
-    ad->sites = calloc((size_t)ad->site_count, sizeof *ad->sites);
-    ad->memory = memory_alloc(ad->memory_count * sizeof(float));
-    if (ad->sites && ad->memory) {
+    ad->memory = en->ops->alloc(en->dev, ad->memory_count * sizeof(float), e);
+    if (ad->memory) {
         place_sites(ad, mc);
         return ad;
     }
@@ -118,18 +126,32 @@ static struct adapter *alloc_rank(const struct model_conf *mc, const struct lora
     return NULL;
 }
 
-struct adapter *adapter_alloc(const struct model_conf *mc, const struct lora_conf *conf,
-                              bool trainable, struct err *e)
+/* The last part of the model's folder, for adapter_config.json. */
+static void name_base(struct adapter *ad, const char *model_dir)
+{
+    size_t end = strlen(model_dir), begin;
+    while (end > 1 && model_dir[end - 1] == '/')
+        end--;
+    for (begin = end; begin > 0 && model_dir[begin - 1] != '/';)
+        begin--;
+    snprintf(ad->base_model, sizeof ad->base_model, "%.*s", (int)(end - begin), model_dir + begin);
+}
+
+struct adapter *adapter_alloc(struct engine *en, const struct lora_conf *conf, bool trainable,
+                              struct err *e)
 {
     if (lora_conf_check(conf, e) < 0) return NULL;
-    struct adapter *ad = alloc_rank(mc, conf, trainable);
-    for (int r = 1; ad && r < mc->ranks; r++) {
-        ad->ranks[r] = alloc_rank(mc, conf, trainable);
+    struct adapter *ad = alloc_rank(en, conf, trainable, e);
+    for (int r = 1; ad && r < en->rank_count; r++) {
+        ad->ranks[r] = alloc_rank(en->ranks[r], conf, trainable, e);
         if (!ad->ranks[r]) break;
         ad->rank_count = r + 1;
     }
-    if (ad && ad->rank_count == mc->ranks) return ad;
-    err_set(e, ERR_RETRY, "out of memory for an adapter of rank %d", conf->rank);
+    if (ad && ad->rank_count == en->rank_count) {
+        name_base(ad, engine_info(en)->model_dir);
+        return ad;
+    }
+    err_prefix(e, "an adapter of rank %d", conf->rank);
     adapter_free(ad);
     return NULL;
 }
@@ -139,7 +161,7 @@ void adapter_free(struct adapter *ad)
     if (!ad) return;
     for (int r = 1; r < ad->rank_count; r++)
         adapter_free(ad->ranks[r]);
-    free(ad->memory);
+    ad->ops->release(ad->dev, ad->memory);
     free(ad->sites);
     free(ad);
 }
@@ -165,6 +187,13 @@ void adapter_tensor_size(const struct adapter *ad, int site, int b, int64_t *row
     *cols = b ? ad->conf.rank : (int64_t)t->in * times;
 }
 
+float *adapter_room(struct err *e)
+{
+    float *room = malloc(ADAPTER_PIECE * sizeof *room);
+    if (!room) err_set(e, ERR_RETRY, "out of memory");
+    return room;
+}
+
 static float *part_of(const struct lora_tensor *t, enum part part, int b)
 {
     switch (part) {
@@ -179,78 +208,88 @@ static float *part_of(const struct lora_tensor *t, enum part part, int b)
     }
 }
 
-/* B is cut by rows, so a rank's part is one piece; A by columns, so each row of a part is. */
-float *adapter_tensor_piece(const struct adapter *ad, int site, enum part part, int b, size_t at,
-                            size_t *count)
+/* Numbers of a whole tensor that lie together, on one rank or, if it is not cut, on each. */
+struct piece {
+    int first, ranks; /* on these */
+    size_t at, count; /* of a rank's part */
+};
+
+/* The longest one from at on.  B is cut by rows, so a rank's part is one piece; A by columns, so each
+ * row of a part is. */
+static struct piece piece_at(const struct adapter *ad, int site, int b, size_t at)
 {
     const struct lora_tensor *t = &ad->sites[site];
-    size_t rank = (size_t)ad->conf.rank, piece = b ? (size_t)t->out * rank : (size_t)t->in;
-    if (!is_cut(ad, t, b)) {
-        *count = rank * (size_t)(b ? t->out : t->in) - at;
-        return part_of(t, part, b) + at;
-    }
-    size_t nth = at / piece, ranks = (size_t)ad->rank_count, inside = at % piece;
-    const struct adapter *owner = ad->ranks[nth % ranks];
-    *count = piece - inside;
-    return part_of(&owner->sites[site], part, b) + nth / ranks * piece + inside;
+    size_t rank = (size_t)ad->conf.rank, length = b ? (size_t)t->out * rank : (size_t)t->in;
+    if (!is_cut(ad, t, b))
+        return (struct piece){0, ad->rank_count, at, rank * (size_t)(b ? t->out : t->in) - at};
+    size_t nth = at / length, ranks = (size_t)ad->rank_count, inside = at % length;
+    return (struct piece){(int)(nth % ranks), 1, nth / ranks * length + inside, length - inside};
 }
 
-void adapter_tensor_spread(const struct adapter *ad, int site, enum part part, int b)
+void adapter_tensor_get(const struct adapter *ad, int site, enum part part, int b, size_t at,
+                        float *to, size_t count)
 {
-    const struct lora_tensor *t = &ad->sites[site];
-    size_t count = (size_t)ad->conf.rank * (size_t)(b ? t->out : t->in);
-    if (is_cut(ad, t, b)) return;
-    for (int r = 1; r < ad->rank_count; r++)
-        memcpy(part_of(&ad->ranks[r]->sites[site], part, b), part_of(t, part, b),
-               count * sizeof(float));
+    for (size_t n; count > 0; at += n, to += n, count -= n) {
+        struct piece p = piece_at(ad, site, b, at);
+        const struct adapter *owner = ad->ranks[p.first];
+        n = p.count < count ? p.count : count;
+        owner->ops->download(owner->dev, to, part_of(&owner->sites[site], part, b) + p.at,
+                             n * sizeof *to);
+    }
+}
+
+void adapter_tensor_put(struct adapter *ad, int site, enum part part, int b, size_t at,
+                        const float *from, size_t count)
+{
+    for (size_t n; count > 0; at += n, from += n, count -= n) {
+        struct piece p = piece_at(ad, site, b, at);
+        n = p.count < count ? p.count : count;
+        for (int r = p.first; r < p.first + p.ranks; r++) {
+            struct adapter *owner = ad->ranks[r];
+            owner->ops->upload(owner->dev, part_of(&owner->sites[site], part, b) + p.at, from,
+                               n * sizeof *from);
+        }
+    }
+}
+
+int adapter_sync(const struct adapter *ad, struct err *e)
+{
+    for (int r = 0; r < ad->rank_count; r++)
+        if (ad->ranks[r]->ops->sync(ad->ranks[r]->dev, e) < 0) return -1;
+    return 0;
 }
 
 /* ------------------------------------------------------------------ a fresh one */
 
-void adapter_name_base(struct adapter *ad, const char *model_dir)
+/* A's numbers depend on their places in the whole tensor. */
+static void draw_a(struct adapter *ad, int site, uint64_t seed, float *room)
 {
-    size_t end = strlen(model_dir), begin;
-    while (end > 1 && model_dir[end - 1] == '/')
-        end--;
-    for (begin = end; begin > 0 && model_dir[begin - 1] != '/';)
-        begin--;
-    snprintf(ad->base_model, sizeof ad->base_model, "%.*s", (int)(end - begin), model_dir + begin);
-}
-
-/* A's numbers depend on their places in the whole tensor, which is drawn first if it is cut. */
-static int draw_a(struct adapter *ad, int site, uint64_t seed, struct err *e)
-{
-    const struct lora_tensor *t = &ad->sites[site];
     int64_t rows, cols;
     char name[64];
     adapter_tensor_size(ad, site, 0, &rows, &cols);
     size_t count = (size_t)(rows * cols);
-    float *whole = is_cut(ad, t, 0) ? malloc(count * sizeof *whole) : t->a;
-    if (!whole) return err_set(e, ERR_RETRY, "out of memory for an adapter");
+    float bound = 1.0f / sqrtf((float)cols);
     lora_site_name(ad, site, name, sizeof name);
-    philox_fill(whole, count, 0, 1.0f / sqrtf((float)cols), seed, name);
-    for (size_t at = 0, n; whole != t->a && at < count; at += n) {
-        float *piece = adapter_tensor_piece(ad, site, PART_WEIGHTS, 0, at, &n);
-        memcpy(piece, whole + at, n * sizeof *piece);
+    for (size_t at = 0, n; at < count; at += n) {
+        n = adapter_piece(count, at);
+        philox_fill(room, n, at, bound, seed, name);
+        adapter_tensor_put(ad, site, PART_WEIGHTS, 0, at, room, n);
     }
-    if (whole != t->a) free(whole);
-    adapter_tensor_spread(ad, site, PART_WEIGHTS, 0);
-    return 0;
 }
 
 struct adapter *adapter_create(struct engine *en, const struct lora_conf *conf, uint64_t seed,
                                struct err *e)
 {
-    if (engine_adapters_check(en, e) < 0) return NULL;
-    struct adapter *ad = adapter_alloc(engine_model_conf(en), conf, true, e);
+    struct adapter *ad = adapter_alloc(en, conf, true, e);
     if (!ad) return NULL;
-    adapter_name_base(ad, engine_info(en)->model_dir);
-    for (int i = 0; i < ad->site_count; i++) {
-        if (!ad->sites[i].a || draw_a(ad, i, seed, e) == 0) continue;
-        adapter_free(ad);
-        return NULL;
-    }
-    return ad;
+    float *room = adapter_room(e);
+    for (int i = 0; room && i < ad->site_count; i++)
+        if (ad->sites[i].a) draw_a(ad, i, seed, room);
+    bool drawn = room && adapter_sync(ad, e) == 0;
+    free(room);
+    if (drawn) return ad;
+    adapter_free(ad);
+    return NULL;
 }
 
 /* ------------------------------------------------------------------ looking at it */
@@ -270,19 +309,22 @@ bool adapter_has_gradient(const struct adapter *ad)
     return ad->has_gradient;
 }
 
-static void hash_pair(struct seal_hash *h, const struct adapter *ad, int site, enum part part)
+static void hash_pair(struct seal_hash *h, const struct adapter *ad, int site, enum part part,
+                      float *room)
 {
     for (int b = 0; b < 2; b++) {
         int64_t rows, cols;
         adapter_tensor_size(ad, site, b, &rows, &cols);
-        for (size_t at = 0, n; at < (size_t)(rows * cols); at += n) {
-            const float *piece = adapter_tensor_piece(ad, site, part, b, at, &n);
-            seal_hash_add(h, piece, n * sizeof *piece);
+        size_t count = (size_t)(rows * cols);
+        for (size_t at = 0, n; at < count; at += n) {
+            n = adapter_piece(count, at);
+            adapter_tensor_get(ad, site, part, b, at, room, n);
+            seal_hash_add(h, room, n * sizeof *room);
         }
     }
 }
 
-static void hash_site(struct seal_hash *h, const struct adapter *ad, int site)
+static void hash_site(struct seal_hash *h, const struct adapter *ad, int site, float *room)
 {
     bool there = ad->sites[site].a != NULL;
     int64_t rank, in, out;
@@ -291,25 +333,31 @@ static void hash_site(struct seal_hash *h, const struct adapter *ad, int site)
     const int32_t shape[3] = {there ? ad->conf.rank : 0, (int32_t)in, (int32_t)out};
     seal_hash_add(h, shape, sizeof shape);
     if (!there) return;
-    hash_pair(h, ad, site, PART_WEIGHTS);
+    hash_pair(h, ad, site, PART_WEIGHTS, room);
     if (!ad->trainable) return;
-    hash_pair(h, ad, site, PART_M);
-    hash_pair(h, ad, site, PART_V);
-    if (ad->has_gradient) hash_pair(h, ad, site, PART_GRADIENT);
+    hash_pair(h, ad, site, PART_M, room);
+    hash_pair(h, ad, site, PART_V, room);
+    if (ad->has_gradient) hash_pair(h, ad, site, PART_GRADIENT, room);
 }
 
-void adapter_digest(const struct adapter *ad, char out[65])
+int adapter_digest(const struct adapter *ad, char out[65], struct err *e)
 {
-    struct err e = {0};
     uint8_t digest[SEAL_SHA256_SIZE];
-    struct seal_hash *h = seal_hash_begin(&e);
-    if (!h) abort(); /* libcrypto without SHA-256, or no memory for a few hundred bytes */
+    float *room = adapter_room(e);
+    if (!room) return -1;
+    struct seal_hash *h = seal_hash_begin(e);
+    if (!h) {
+        free(room);
+        return -1;
+    }
     const int64_t head[] = {
         ad->conf.rank, ad->conf.train_attn, ad->conf.train_mlp, ad->conf.train_unembed,
         ad->layers,    ad->trainable,       ad->has_gradient,   ad->step};
     seal_hash_add(h, head, sizeof head);
     for (int i = 0; i < ad->site_count; i++)
-        hash_site(h, ad, i);
+        hash_site(h, ad, i, room);
     seal_hash_end(h, digest);
     seal_hex(digest, sizeof digest, out);
+    free(room);
+    return adapter_sync(ad, e);
 }

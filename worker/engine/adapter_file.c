@@ -106,19 +106,29 @@ static int write_config(const struct adapter *ad, const char *path, struct err *
     return rc;
 }
 
+static int put_tensor(struct safetensors_writer *w, const struct adapter *ad, int site,
+                      enum part part, int b, float *room, struct err *e)
+{
+    size_t count = tensor_of(ad, site, part, b).count;
+    for (size_t at = 0, n; at < count; at += n) {
+        n = adapter_piece(count, at);
+        adapter_tensor_get(ad, site, part, b, at, room, n);
+        if (safetensors_writer_put(w, room, n * sizeof *room, e) < 0) return -1;
+    }
+    return 0;
+}
+
 /* The bytes of what list_part() listed. */
 static int put_part(struct safetensors_writer *w, const struct adapter *ad, enum part part,
                     struct err *e)
 {
-    for (int i = 0; i < ad->site_count; i++)
-        for (int b = 0; b < 2 && ad->sites[i].a; b++) {
-            size_t count = tensor_of(ad, i, part, b).count;
-            for (size_t at = 0, n; at < count; at += n) {
-                const float *piece = adapter_tensor_piece(ad, i, part, b, at, &n);
-                if (safetensors_writer_put(w, piece, n * sizeof *piece, e) < 0) return -1;
-            }
-        }
-    return 0;
+    float *room = adapter_room(e);
+    int rc = room ? 0 : -1;
+    for (int i = 0; i < ad->site_count && rc == 0; i++)
+        for (int b = 0; b < 2 && ad->sites[i].a && rc == 0; b++)
+            rc = put_tensor(w, ad, i, part, b, room, e);
+    free(room);
+    return rc;
 }
 
 static int write_weights(const struct adapter *ad, const char *path, struct err *e)
@@ -244,7 +254,8 @@ int adapter_save(const struct adapter *ad, const char *dir, bool with_optimizer,
     if (remove_folder(tmp, e) < 0) return -1;
     if (mkdir(tmp, 0755) < 0)
         return err_set(e, ERR_RETRY, "could not make \"%s\": %s", tmp, strerror(errno));
-    if (write_files(ad, tmp, with_optimizer, e) < 0 || measure(tmp, size_bytes, sha256, e) < 0 ||
+    if (write_files(ad, tmp, with_optimizer, e) < 0 || adapter_sync(ad, e) < 0 ||
+        measure(tmp, size_bytes, sha256, e) < 0 ||
         file_sync_dir(tmp, e) < 0)
         goto fail;
     if (renameat2(AT_FDCWD, tmp, AT_FDCWD, dir, RENAME_NOREPLACE) < 0) {
@@ -396,8 +407,8 @@ static int read_config(const struct folder *f, struct lora_conf *conf, struct er
 }
 
 /* Every tensor of the part, each with its shape; *used counts them. */
-static int read_part(struct adapter *ad, const struct safetensors *st, enum part part, int *used,
-                     struct err *e)
+static int read_part(struct adapter *ad, const struct safetensors *st, enum part part, float *room,
+                     int *used, struct err *e)
 {
     for (int i = 0; i < ad->site_count; i++) {
         for (int b = 0; b < 2 && ad->sites[i].a; b++) {
@@ -408,10 +419,10 @@ static int read_part(struct adapter *ad, const struct safetensors *st, enum part
                 safetensors_check_values(t, false, e) < 0)
                 return -1;
             for (size_t at = 0, n; at < want.count; at += n) {
-                float *piece = adapter_tensor_piece(ad, i, part, b, at, &n);
-                safetensors_read(t, at, n, piece);
+                n = adapter_piece(want.count, at);
+                safetensors_read(t, at, n, room);
+                adapter_tensor_put(ad, i, part, b, at, room, n);
             }
-            adapter_tensor_spread(ad, i, part, b);
             (*used)++;
         }
     }
@@ -424,14 +435,14 @@ static int check_all_used(const struct safetensors *st, int used, struct err *e)
     return err_set(e, ERR_USER, "there are %d tensors, expected %d", safetensors_count(st), used);
 }
 
-static int read_weights(struct adapter *ad, const struct folder *f, struct err *e)
+static int read_weights(struct adapter *ad, const struct folder *f, float *room, struct err *e)
 {
     int used = 0;
     struct safetensors *st = safetensors_parse(f->bytes[FILE_WEIGHTS], f->size[FILE_WEIGHTS],
                                                file_names[FILE_WEIGHTS], e);
     if (!st) return -1;
-    int rc =
-        read_part(ad, st, PART_WEIGHTS, &used, e) < 0 || check_all_used(st, used, e) < 0 ? -1 : 0;
+    int rc = read_part(ad, st, PART_WEIGHTS, room, &used, e);
+    if (rc == 0) rc = check_all_used(st, used, e);
     safetensors_close(st);
     return rc;
 }
@@ -455,21 +466,31 @@ static bool has_gradient(const struct safetensors *st)
     return false;
 }
 
-static int read_optimizer(struct adapter *ad, const struct folder *f, struct err *e)
+static int read_optimizer(struct adapter *ad, const struct folder *f, float *room, struct err *e)
 {
     int used = 1, rc = -1;
     struct safetensors *st = safetensors_parse(f->bytes[FILE_OPTIMIZER], f->size[FILE_OPTIMIZER],
                                                file_names[FILE_OPTIMIZER], e);
     if (!st) return -1;
-    if (read_step(ad, st, e) < 0 || read_part(ad, st, PART_M, &used, e) < 0 ||
-        read_part(ad, st, PART_V, &used, e) < 0)
+    if (read_step(ad, st, e) < 0 || read_part(ad, st, PART_M, room, &used, e) < 0 ||
+        read_part(ad, st, PART_V, room, &used, e) < 0)
         goto out;
     ad->has_gradient = has_gradient(st);
-    if (ad->has_gradient && read_part(ad, st, PART_GRADIENT, &used, e) < 0) goto out;
+    if (ad->has_gradient && read_part(ad, st, PART_GRADIENT, room, &used, e) < 0) goto out;
     rc = check_all_used(st, used, e);
 out:
     safetensors_close(st);
     return rc;
+}
+
+static int read_state(struct adapter *ad, const struct folder *f, bool with_optimizer,
+                      struct err *e)
+{
+    float *room = adapter_room(e);
+    int rc = room ? read_weights(ad, f, room, e) : -1;
+    if (rc == 0 && with_optimizer) rc = read_optimizer(ad, f, room, e);
+    free(room);
+    return rc == 0 ? adapter_sync(ad, e) : -1;
 }
 
 struct adapter *adapter_load(struct engine *en, const char *dir, const char *expected_sha256,
@@ -479,17 +500,14 @@ struct adapter *adapter_load(struct engine *en, const char *dir, const char *exp
     struct lora_conf conf;
     struct adapter *ad = NULL;
     bool whole = false;
-    if (engine_adapters_check(en, e) < 0) return NULL;
     if (with_optimizer && !trainable) {
         err_set(e, ERR_BUG, "an adapter with optimizer state must be trainable");
         return NULL;
     }
     if (folder_read(&f, en, dir, expected_sha256, with_optimizer, e) < 0) goto out;
     if (read_config(&f, &conf, e) < 0) goto out;
-    ad = adapter_alloc(engine_model_conf(en), &conf, trainable, e);
-    if (!ad) goto out;
-    adapter_name_base(ad, engine_info(en)->model_dir);
-    whole = read_weights(ad, &f, e) == 0 && (!with_optimizer || read_optimizer(ad, &f, e) == 0);
+    ad = adapter_alloc(en, &conf, trainable, e);
+    whole = ad && read_state(ad, &f, with_optimizer, e) == 0;
 out:
     folder_clear(&f);
     if (whole) return ad;

@@ -316,13 +316,6 @@ const struct model_conf *engine_model_conf(const struct engine *en)
     return &en->mw->conf;
 }
 
-int engine_adapters_check(const struct engine *en, struct err *e)
-{
-    if (strcmp(en->ops->name, "cpu") == 0) return 0;
-    return err_set(e, ERR_USER, "adapters cannot be on device \"%s\" yet, only on \"cpu\"",
-                   en->ops->name);
-}
-
 const char *engine_token_bytes(const struct engine *en, int32_t id, size_t *size)
 {
     return en->vocab ? vocab_bytes(en->vocab, id, size) : NULL;

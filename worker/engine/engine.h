@@ -38,7 +38,7 @@ struct engine;
 
 struct engine_conf {
     const char *model_dir;      /* Hugging Face folder: config.json, *.safetensors, tokenizer.json */
-    const char *device;         /* "cpu"; "cuda:0" is refused by a build without it */
+    const char *device;         /* "cpu"; "cuda:N", refused by a build without it */
     int threads;                /* >= 1, of each rank */
     int ranks;                  /* tensor parallelism (arXiv 1909.08053): so many devices share every layer; 0 and 1: one.
                                    On "cpu" each is a set of threads, on "cuda:N" a GPU from the Nth on.  It must divide
@@ -78,6 +78,7 @@ bool engine_has_tokenizer(const struct engine *en);
 
 /* ------------------------------------------------------------------ adapters */
 
+/* Lies in the memory of the engine's devices, which it must not outlive. */
 struct adapter;
 
 struct lora_conf {
@@ -89,10 +90,6 @@ struct lora_conf {
 
 /* A fresh adapter with optimizer state: A uniform in +-1/sqrt(in) (Kaiming with a = sqrt 5, as PEFT
  * does), drawn by Philox from seed and the tensor's name; B zero; gradients, m, v and step zero. */
-/* 0, or ERR_USER: adapters lie in host memory, which the kernels of a GPU cannot read, so an engine
- * on one has the base model alone until they are moved.  adapter_create and adapter_load ask too. */
-int engine_adapters_check(const struct engine *en, struct err *e) WARN_UNUSED;
-
 struct adapter *adapter_create(struct engine *en, const struct lora_conf *conf, uint64_t seed,
                                struct err *e);
 void adapter_free(struct adapter *ad); /* NULL is fine */
@@ -103,7 +100,7 @@ size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool
 
 /* SHA-256 (hex, 65 bytes) over configuration, weights, step, m, v and pending gradient: equal digests
  * mean equal state, on however many ranks. */
-void adapter_digest(const struct adapter *ad, char out[65]);
+int adapter_digest(const struct adapter *ad, char out[65], struct err *e) WARN_UNUSED;
 
 /* A checkpoint is a folder: adapter_config.json + adapter_model.safetensors (loadable by PEFT) and,
  * when asked for, optimizer.safetensors (m, v, step; the pending gradient too if there is one).

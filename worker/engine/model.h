@@ -95,6 +95,8 @@ enum part { PART_WEIGHTS, PART_GRADIENT, PART_M, PART_V, PARTS };
 
 /* On one rank; with several each has one, and callers know the first, which alone has step, serial and has_gradient. */
 struct adapter {
+    const struct ops *ops;
+    struct device *dev;           /* the rank's, which must outlive it; all memory below is this device's */
     struct lora_conf conf;
     float scale;                  /* alpha / rank */
     int layers;
@@ -130,19 +132,26 @@ void lora_site_name(const struct adapter *ad, int index, char *out, size_t size)
 /* ERR_USER for a rank out of range, or an adapter on nothing. */
 int lora_conf_check(const struct lora_conf *conf, struct err *e) WARN_UNUSED;
 
-/* Allocates the tensors for conf on a model of mc's shape, on all its ranks; all zero.  Used by create and load. */
-struct adapter *adapter_alloc(const struct model_conf *mc, const struct lora_conf *conf, bool trainable,
-                              struct err *e);
+/* Allocates the tensors for conf on all ranks of the engine, all zero, and names the base model.  Used by create and
+ * load. */
+struct adapter *adapter_alloc(struct engine *en, const struct lora_conf *conf, bool trainable, struct err *e);
 
 /* A's (b 0) or B's (b 1) tensor of a site as all ranks have it together: rows and columns. */
 void adapter_tensor_size(const struct adapter *ad, int site, int b, int64_t *rows, int64_t *cols);
-/* Where numbers at, at + 1, ... of that tensor lie: the longest piece of them that lies together, *count long.  Of what
- * is whole on every rank it is the first one's; adapter_tensor_spread() copies that to the others. */
-float *adapter_tensor_piece(const struct adapter *ad, int site, enum part part, int b, size_t at, size_t *count);
-void adapter_tensor_spread(const struct adapter *ad, int site, enum part part, int b);
+/* Its numbers at .. at + count - 1 between host and devices.  What is whole on every rank is read from the first and
+ * written to all.  A device that fails meanwhile gives zeros: adapter_sync() tells, as ops->sync() does. */
+void adapter_tensor_get(const struct adapter *ad, int site, enum part part, int b, size_t at, float *to, size_t count);
+void adapter_tensor_put(struct adapter *ad, int site, enum part part, int b, size_t at, const float *from,
+                        size_t count);
+int adapter_sync(const struct adapter *ad, struct err *e) WARN_UNUSED;
 
-/* Keeps the last part of model_dir as the base model's name, for adapter_config.json. */
-void adapter_name_base(struct adapter *ad, const char *model_dir);
+/* A tensor goes piece by piece through a room of the host's, which the caller frees; NULL: ERR_RETRY. */
+#define ADAPTER_PIECE 16384 /* numbers */
+float *adapter_room(struct err *e);
+static inline size_t adapter_piece(size_t count, size_t at)
+{
+    return count - at < ADAPTER_PIECE ? count - at : ADAPTER_PIECE;
+}
 
 /* The engine's view that files need: one rank's part.  Defined by engine.c. */
 const struct model_conf *engine_model_conf(const struct engine *en);
