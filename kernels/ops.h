@@ -118,6 +118,14 @@ struct adam_tensor {
     size_t count;
 };
 
+/* How recorded sequences were done, counted since open(). */
+struct ops_recorded {
+    int64_t plain;    /* call by call, because they were new or differed */
+    int64_t captured; /* times that one was made ready to be sent as a whole */
+    int64_t replayed; /* sent as a whole */
+    int kept;         /* sequences that are known now */
+};
+
 struct ops {
     const char *name;
 
@@ -142,6 +150,22 @@ struct ops {
                    const void *arg, int count);
     /* Waits until all that was asked is done; -1 with ERR_LOST when any of it failed. */
     int (*sync)(struct device *d, struct err *e);
+
+    /* ---- the same sequence again ---- */
+    /* What stands between these two will probably be asked for again, as the passes of decoding are:
+     * the same ops with the same pointers and shapes, only other contents of what lies in host
+     * memory (ids, segments, groups).  A GPU then sends all of it at once, as a CUDA graph.  What is
+     * asked for is compared with what was asked for before, under the same key, so results and
+     * their bits do not depend on any of this; a key that is right is only faster.  A sequence that
+     * differs is done op by op and is what is kept under the key from then on; only some of the
+     * keys that were used last are kept.
+     *
+     * For ops that compute, copy and zero.  What moves memory to or from the host, allocates,
+     * releases, waits or spreads has its effect as well, but ends the recording.  Begin and end
+     * come in pairs and do not nest.  The CPU has nothing to do here. */
+    void (*record_begin)(struct device *d, uint64_t key);
+    void (*record_end)(struct device *d);
+    struct ops_recorded (*recorded)(const struct device *d);
 
     /* ---- products with frozen weights ---- */
     /* Prepares w [out, in] (copied) for y = x w^T, or with transpose for y = x w, which is the

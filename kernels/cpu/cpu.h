@@ -46,6 +46,9 @@ void cpu_move(struct device *d, void *to, const void *from, size_t bytes);
 void cpu_copy(struct device *d, void *to, const void *from, size_t bytes);
 void cpu_zero(struct device *d, void *p, size_t bytes);
 int cpu_sync(struct device *d, struct err *e);
+void cpu_record_begin(struct device *d, uint64_t key);
+void cpu_record_end(struct device *d);
+struct ops_recorded cpu_recorded(const struct device *d);
 void cpu_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
                 int count);
 

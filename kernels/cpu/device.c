@@ -191,6 +191,20 @@ int cpu_sync(struct device *d, struct err *e)
     return 0;
 }
 
+/* An op is a function call: there is nothing to save. */
+void cpu_record_begin(struct device *d, uint64_t key)
+{
+}
+
+void cpu_record_end(struct device *d)
+{
+}
+
+struct ops_recorded cpu_recorded(const struct device *d)
+{
+    return (struct ops_recorded){0};
+}
+
 extern const struct ops cpu_table_plain;
 #ifdef CPU_HAS_X86
 extern const struct ops cpu_table_avx512bf16, cpu_table_avx512, cpu_table_avx2;

@@ -22,6 +22,8 @@ struct attn_args {
     const float *q;
     struct attn_tiles tiles;
     struct attn_dims s;
+
+    bool operator==(const attn_args &) const = default;
 };
 
 /* Attends from tiles of FEW queries; `blocks` is how many blocks of keys the longest segment has. */

@@ -20,6 +20,8 @@ struct back_args {
     const float *dout, *o, *lse, *q;
     struct attn_tiles tiles;
     struct attn_dims s;
+
+    bool operator==(const back_args &) const = default;
 };
 
 /* Four tiles of 64 rows: keys, values, queries, dO. */

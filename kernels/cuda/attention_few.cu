@@ -196,7 +196,9 @@ struct few_parts {
     float *carry;  /* [parts][FEW] see few_row */
     float *sum;    /* [parts][FEW] */
     float *share;  /* [parts][FEW][D] */
-    int blocks;    /* parts of a tile and KV head */
+    int blocks;    /* parts of a tile and KV head; those after its last block are not looked at */
+
+    bool operator==(const few_parts &) const = default;
 };
 
 #define PART_FLOATS(D) (KEYS / 2 * WARP + FEW * (3 + (D)))
@@ -306,6 +308,16 @@ __global__ static void few_sum_kernel(struct attn_args a, struct few_parts p, in
 
 /* ------------------------------------------------------------------ the choice */
 
+/* At least `blocks`, and the same for some hundreds of positions: what is launched then stays the
+ * same while sequences grow (record.h).  The CUDA blocks that have none return at once. */
+static int rounded_up(int blocks)
+{
+    int step = 1;
+    while (step * 8 < blocks)
+        step *= 2;
+    return ceil_div(blocks, step) * step;
+}
+
 struct few_launch {
     struct device *d;
     struct attn_args a;
@@ -344,6 +356,6 @@ struct few_launch {
 
 void cuda_attention_few(struct device *d, const struct attn_args *a, unsigned tiles, int blocks)
 {
-    struct few_launch l = {d, *a, tiles, blocks};
+    struct few_launch l = {d, *a, tiles, rounded_up(blocks)};
     attn_by_width(a->s.dim, l);
 }

@@ -22,6 +22,8 @@ struct blas_product {
     const void *x, *w;
     float *y;
     int ldx, ldw, ldy;
+
+    bool operator==(const blas_product &) const = default;
 };
 
 /* Where rows can be 16-byte aligned, y has to be. */

@@ -29,9 +29,8 @@ static float factor(const void *a, enum ops_dtype dtype, size_t i)
     return dtype == OPS_F32 ? ((const float *)a)[i] : __bfloat162float(((const __nv_bfloat16 *)a)[i]);
 }
 
-void blas_run(struct device *d, const struct blas_product *p)
+static void multiply(const struct blas_product *p)
 {
-    if (cuda_failed(d)) return;
     emulate_device_begin();
     for (int i = 0; i < p->m; i++)
         for (int j = 0; j < p->n; j++) {
@@ -44,4 +43,13 @@ void blas_run(struct device *d, const struct blas_product *p)
             *y = p->add ? *y + sum : sum;
         }
     emulate_device_end();
+}
+
+void blas_run(struct device *d, const struct blas_product *p)
+{
+    if (cuda_failed(d)) return;
+    emulate_do(d->stream, [product = *p]() {
+        multiply(&product);
+        return cudaSuccess;
+    });
 }

@@ -14,13 +14,16 @@
 #ifndef KERNELS_CUDA_CUDA_H
 #define KERNELS_CUDA_CUDA_H
 
+#include <stdint.h>
+#include <string.h>
+#include <tuple>
+#include <type_traits>
 #ifdef CUDA_EMULATED
 #include "kernels/cuda/emulate.h"
 #else
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #endif
-#include <stdint.h>
 
 extern "C" {
 #include "kernels/ops.h"
@@ -33,6 +36,7 @@ extern "C" {
 
 struct blas;
 struct pool;
+struct recorder; /* record.cu */
 
 /* Device memory that grows when more is asked for and is kept. */
 struct cuda_buffer {
@@ -62,6 +66,7 @@ struct device {
     struct pool *pool; /* the host's threads */
     struct cuda_buffer scratch, gemm_scratch;
     struct cuda_stage_ring stage;
+    struct recorder *recorder;
     char numerics[2][128]; /* weights in fp32, in bf16 */
 };
 
@@ -81,36 +86,139 @@ const void *cuda_stage(struct device *d, const void *host, size_t bytes);
 void *cuda_scratch(struct device *d, size_t bytes);
 void *cuda_buffer_get(struct device *d, struct cuda_buffer *b, size_t bytes);
 
-/* ------------------------------------------------------------------ launching */
+/* ------------------------------------------------------------------ asking and launching */
 
-/* False when there is nothing to launch: an empty grid, or a device that has failed.  Allows the
- * kernel more than 48 KiB of dynamic shared memory where it asks for more. */
-bool cuda_may_launch(struct device *d, const void *kernel, dim3 grid, size_t shared_bytes,
-                     const char *name);
+/* Something asked of the stream, with all that it depends on: it can be compared with what was asked
+ * another time, and asked again. */
+struct cuda_call {
+    virtual ~cuda_call() = default;
+    virtual bool same(const struct cuda_call *other) const = 0;
+    virtual struct cuda_call *copy(void) const = 0;
+    virtual void run(struct device *d) const = 0; /* a failure is kept */
+};
+
+/* Does it, or notes it for later (record.cu).  Nothing when the device has failed. */
+void cuda_ask(struct device *d, const struct cuda_call *call);
+
+/* The call fn(d, &args).  A is compared by its operator==. */
+template <class A> struct cuda_call_of final : cuda_call {
+    typedef void function(struct device *d, const A *args);
+    function *fn;
+    A args;
+
+    cuda_call_of(function *f, const A &a) : fn(f), args(a)
+    {
+    }
+    bool same(const struct cuda_call *other) const override
+    {
+        const cuda_call_of *o = dynamic_cast<const cuda_call_of *>(other);
+        return o && o->fn == fn && o->args == args;
+    }
+    struct cuda_call *copy(void) const override
+    {
+        return new cuda_call_of(*this);
+    }
+    void run(struct device *d) const override
+    {
+        fn(d, &args);
+    }
+};
+
+template <class A>
+static inline void cuda_ask_for(struct device *d, void (*fn)(struct device *, const A *), const A &args)
+{
+    const struct cuda_call_of<A> call(fn, args);
+    cuda_ask(d, &call);
+}
+
+/* Arguments of a kernel are compared by their bits, or by its operator== where a struct has one; it
+ * needs one where there are gaps between its members, for those hold anything.  (To operator== the
+ * two zeros are equal; no such struct has a number that may be either.) */
+template <class T> static inline bool cuda_same(const T &a, const T &b)
+{
+    if constexpr (std::is_class_v<T> && requires { a == b; })
+        return a == b;
+    else
+        return memcmp(&a, &b, sizeof a) == 0;
+}
+
+static inline bool cuda_same_shape(dim3 a, dim3 b)
+{
+    return a.x == b.x && a.y == b.y && a.z == b.z;
+}
+
+#define SHARED_PLAIN ((size_t)48 * 1024) /* dynamic shared memory that needs no permission */
+
+/* A launch of a kernel, for cuda_call_of. */
+template <class... P> struct cuda_launch {
+    void (*kernel)(P...);
+    const char *name;
+    dim3 grid, block;
+    size_t shared_bytes;
+    std::tuple<P...> args;
+
+    bool operator==(const cuda_launch &o) const
+    {
+        return kernel == o.kernel && cuda_same_shape(grid, o.grid) &&
+               cuda_same_shape(block, o.block) && shared_bytes == o.shared_bytes &&
+               same_args(o, std::index_sequence_for<P...>());
+    }
+    template <size_t... I> bool same_args(const cuda_launch &o, std::index_sequence<I...>) const
+    {
+        return (cuda_same(std::get<I>(args), std::get<I>(o.args)) && ...);
+    }
+};
+
+template <class... P> static void cuda_launch_run(struct device *d, const cuda_launch<P...> *l)
+{
+#ifdef CUDA_EMULATED
+    emulate_launch(l->grid, l->block, l->shared_bytes, d->stream,
+                   [kernel = l->kernel, args = l->args]() { std::apply(kernel, args); });
+#else
+    cuda_launch<P...> own = *l;
+    if (own.shared_bytes > SHARED_PLAIN)
+        cuda_keep(d,
+                  cudaFuncSetAttribute((const void *)own.kernel,
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       (int)own.shared_bytes),
+                  own.name);
+    if (cuda_failed(d)) return;
+    std::apply(
+        [&](P &...args) {
+            void *pointers[] = {(void *)&args...};
+            cudaLaunchKernel((const void *)own.kernel, own.grid, own.block, pointers,
+                             own.shared_bytes, d->stream);
+        },
+        own.args);
+#endif
+    cuda_keep(d, cudaGetLastError(), l->name);
+}
+
+/* An empty grid is no launch. */
+template <class... P>
+static inline void cuda_launch_ask(struct device *d, const char *name, void (*kernel)(P...), dim3 grid,
+                                   dim3 block, size_t shared_bytes,
+                                   std::type_identity_t<P>... args)
+{
+    if (cuda_failed(d) || !grid.x || !grid.y || !grid.z) return;
+    const cuda_launch<P...> l = {kernel, name, grid, block, shared_bytes, {args...}};
+    cuda_ask_for(d, cuda_launch_run<P...>, l);
+}
 
 /* LAUNCH(d, kernel, grid, block, dynamic shared bytes, arguments ...): a kernel that is a template
  * stands in parentheses.  In a kernel SHARED_DYNAMIC(type, name) declares `type *name`, the dynamic
  * shared memory, 128-byte aligned. */
+#define LAUNCH(d, kernel, grid, block, shared_bytes, ...)                                          \
+    cuda_launch_ask(d, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
 #ifdef CUDA_EMULATED
-#define LAUNCH(d, kernel, grid, block, shared_bytes, ...)                                          \
-    do {                                                                                           \
-        if (cuda_may_launch(d, (const void *)(kernel), grid, shared_bytes, #kernel)) {             \
-            emulate_launch(grid, block, shared_bytes, [&]() { (kernel)(__VA_ARGS__); });           \
-            cuda_keep(d, cudaGetLastError(), #kernel);                                             \
-        }                                                                                          \
-    } while (0)
 #define SHARED_DYNAMIC(type, name) type *name = (type *)emulate_shared()
+/* Of memory given away in pieces: a step beyond the first `used` of a piece's `room` is an error. */
+#define GUARD(p, used, room) emulate_guard(p, used, room)
 #else
-#define LAUNCH(d, kernel, grid, block, shared_bytes, ...)                                          \
-    do {                                                                                           \
-        if (cuda_may_launch(d, (const void *)(kernel), grid, shared_bytes, #kernel)) {             \
-            (kernel)<<<grid, block, shared_bytes, (d)->stream>>>(__VA_ARGS__);                     \
-            cuda_keep(d, cudaGetLastError(), #kernel);                                             \
-        }                                                                                          \
-    } while (0)
 #define SHARED_DYNAMIC(type, name)                                                                 \
     extern __shared__ __align__(128) unsigned char shared_dynamic[];                               \
     type *name = (type *)shared_dynamic
+#define GUARD(p, used, room) ((void)(p), (void)(used), (void)(room))
 #endif
 
 /* ------------------------------------------------------------------ what kernels share */
@@ -186,6 +294,9 @@ void cuda_zero(struct device *d, void *p, size_t bytes);
 void cuda_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
                  int count);
 int cuda_sync(struct device *d, struct err *e);
+void cuda_record_begin(struct device *d, uint64_t key);
+void cuda_record_end(struct device *d);
+struct ops_recorded cuda_recorded(const struct device *d);
 struct packed *cuda_pack(struct device *d, const struct ops_matrix *w, enum ops_dtype keep,
                          bool transpose, struct err *e);
 void cuda_packed_free(struct device *d, struct packed *w);

@@ -1,6 +1,7 @@
 /* device.cu - a GPU as a device: its stream, its memory, descriptors on their way, and the first
  * failure. */
 #include "kernels/cuda/blas.h"
+#include "kernels/cuda/record.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,16 +14,13 @@ extern "C" {
 #define STAGE_PART_BYTES ((size_t)4 << 20)
 #define STAGE_ALIGN      64
 #define STAGE_AN_OP      4 /* times that an op may stage */
-#define SHARED_PLAIN     ((size_t)48 * 1024) /* dynamic shared memory that needs no permission */
 
 #ifdef CUDA_EMULATED
 #define BUILD "emulated"
-#define GUARD(p, used, room) emulate_guard(p, used, room)
 #else
 #define TEXT2(x) #x
 #define TEXT(x)  TEXT2(x)
 #define BUILD    "nvcc " TEXT(__CUDACC_VER_MAJOR__) "." TEXT(__CUDACC_VER_MINOR__)
-#define GUARD(p, used, room) ((void)(p), (void)(used), (void)(room))
 #endif
 
 /* ------------------------------------------------------------------ the first failure */
@@ -48,23 +46,10 @@ bool cuda_failed(const struct device *d)
 
 int cuda_sync(struct device *d, struct err *e)
 {
+    cuda_record_stop(d);
     if (!cuda_failed(d)) cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
     if (!cuda_failed(d)) return 0;
     return err_set(e, ERR_LOST, "device cuda:%d is lost: %s", d->index, d->failure);
-}
-
-bool cuda_may_launch(struct device *d, const void *kernel, dim3 grid, size_t shared_bytes,
-                     const char *name)
-{
-    if (cuda_failed(d) || !grid.x || !grid.y || !grid.z) return false;
-#ifndef CUDA_EMULATED
-    if (shared_bytes > SHARED_PLAIN)
-        cuda_keep(d,
-                  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       (int)shared_bytes),
-                  name);
-#endif
-    return !cuda_failed(d);
 }
 
 /* ------------------------------------------------------------------ opening and closing */
@@ -90,6 +75,7 @@ static cudaError_t open_stream(struct device *d)
     cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     for (int i = 0; !error && i < STAGE_PARTS; i++)
         error = cudaEventCreateWithFlags(&d->stage.left[i], cudaEventDisableTiming);
+    if (!error) error = cuda_recorder_open(d);
     return error ? error : stage_open(&d->stage.now, STAGE_PART_BYTES);
 }
 
@@ -140,6 +126,7 @@ void cuda_close(struct device *d)
     if (!d) return;
     if (d->stream) cudaStreamSynchronize(d->stream);
     blas_free(d->blas);
+    cuda_recorder_close(d);
     stage_close(&d->stage.now);
     for (int i = 0; i < d->stage.growths; i++)
         stage_close(&d->stage.before[i]);
@@ -163,6 +150,7 @@ void *cuda_alloc(struct device *d, size_t bytes, struct err *e)
 {
     void *p = NULL;
     cudaError_t error = cudaSuccess;
+    cuda_record_stop(d);
     if (!cuda_failed(d)) error = cudaMalloc(&p, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* so that the next launch is not blamed */
@@ -181,12 +169,14 @@ void *cuda_alloc(struct device *d, size_t bytes, struct err *e)
 /* Waits for what may still use it. */
 void cuda_release(struct device *d, void *p)
 {
+    cuda_record_stop(d);
     cuda_keep(d, cudaFree(p), "release of memory");
 }
 
 /* Memory that is not pinned is read before the call returns. */
 void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes)
 {
+    cuda_record_stop(d);
     if (!bytes || cuda_failed(d)) return;
     cuda_keep(d, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, d->stream), "upload");
 }
@@ -194,6 +184,7 @@ void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes
 /* From a device that has failed come zeros, so that nobody works with rubbish until sync() tells. */
 void cuda_download(struct device *d, void *to_host, const void *from, size_t bytes)
 {
+    cuda_record_stop(d);
     if (!bytes) return;
     if (!cuda_failed(d))
         cuda_keep(d, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream),
@@ -202,22 +193,39 @@ void cuda_download(struct device *d, void *to_host, const void *from, size_t byt
     if (cuda_failed(d)) memset(to_host, 0, bytes);
 }
 
+/* What copy and zero ask of the stream; from: NULL for zeros. */
+struct fill {
+    void *to;
+    const void *from;
+    size_t bytes;
+
+    bool operator==(const fill &) const = default;
+};
+
+static void fill_run(struct device *d, const struct fill *f)
+{
+    if (f->from)
+        cuda_keep(d, cudaMemcpyAsync(f->to, f->from, f->bytes, cudaMemcpyDeviceToDevice, d->stream),
+                  "copy");
+    else
+        cuda_keep(d, cudaMemsetAsync(f->to, 0, f->bytes, d->stream), "zeros");
+}
+
 void cuda_copy(struct device *d, void *to, const void *from, size_t bytes)
 {
-    if (!bytes || cuda_failed(d)) return;
-    cuda_keep(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "copy");
+    if (bytes) cuda_ask_for(d, fill_run, fill{to, from, bytes});
 }
 
 void cuda_zero(struct device *d, void *p, size_t bytes)
 {
-    if (!bytes || cuda_failed(d)) return;
-    cuda_keep(d, cudaMemsetAsync(p, 0, bytes, d->stream), "zeros");
+    if (bytes) cuda_ask_for(d, fill_run, fill{p, NULL, bytes});
 }
 
 /* What was there before is in use until the stream comes to it, which cudaFree waits for. */
 void *cuda_buffer_get(struct device *d, struct cuda_buffer *b, size_t bytes)
 {
     if (!cuda_failed(d) && bytes > b->bytes) {
+        cuda_record_settle(d);
         cuda_keep(d, cudaFree(b->p), "release of scratch memory");
         b->p = NULL;
         b->bytes = 0;
@@ -269,6 +277,8 @@ const void *cuda_stage(struct device *d, const void *host, size_t bytes)
     struct cuda_stage_ring *r = &d->stage;
     size_t room = (bytes + 2 * STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
     if (!bytes || cuda_failed(d)) return NULL;
+    const void *recorded = cuda_record_stage(d, host, bytes);
+    if (recorded || cuda_failed(d)) return recorded;
     if (room * STAGE_AN_OP > r->now.part_bytes)
         grow(d, room * STAGE_AN_OP);
     else if (r->used + room > r->now.part_bytes)
@@ -305,5 +315,6 @@ void cuda_spread(struct device *d, void (*fn)(const void *arg, int i, int thread
                  int count)
 {
     struct spread s = {d, fn, arg};
+    cuda_record_stop(d); /* fn may download, on several threads */
     pool_run(d->pool, spread_task, &s, count);
 }

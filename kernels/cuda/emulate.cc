@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <vector>
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
@@ -113,10 +114,9 @@ static struct {
     unsigned here[THREADS_MAX / 32]; /* lanes that wait for their warp */
     unsigned launches;
     int fail_in; /* launches; 0: never */
-    cudaError_t fail_with, last;
+    cudaError_t fail_with, fail_graph, last;
     char *shared; /* EMULATE_SHARED_MAX */
-    void (*body)(void *);
-    void *arg;
+    const std::function<void(void)> *body;
 } em;
 
 static const char *const state_names[] = {"runs", "waits for the block", "waits for its warp",
@@ -162,7 +162,7 @@ static void fiber_main(void)
 {
     SWITCH_END(NULL, &em.caller_stack, &em.caller_bytes);
     for (;;) {
-        em.body(em.arg);
+        (*em.body)();
         em.fibers[em.now].state = DONE;
         leave();
     }
@@ -281,18 +281,13 @@ static void threads_set(dim3 block)
     }
 }
 
-void emulate_launch_body(dim3 grid, dim3 block, size_t shared, void (*body)(void *), void *arg)
+static cudaError_t run_grid(dim3 grid, dim3 block, size_t shared,
+                            const std::function<void(void)> &body)
 {
-    cudaError_t error = shape_error(grid, block, shared);
-    if (!error && em.fail_in > 0 && --em.fail_in == 0) error = em.fail_with;
-    if (error) {
-        em.last = error;
-        return;
-    }
+    if (em.fail_in > 0 && --em.fail_in == 0) return em.fail_with;
     if (!em.shared) em.shared = (char *)aligned_alloc(1024, EMULATE_SHARED_MAX);
     if (!em.shared) abort();
-    em.body = body;
-    em.arg = arg;
+    em.body = &body;
     em.launches++;
     emulate_grid_size = grid;
     emulate_block_size = block;
@@ -309,6 +304,16 @@ void emulate_launch_body(dim3 grid, dim3 block, size_t shared, void (*body)(void
                 run_block(number++ & 1);
             }
     emulate_device_end();
+    return cudaSuccess;
+}
+
+void emulate_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                    const std::function<void(void)> &body)
+{
+    cudaError_t error = shape_error(grid, block, shared);
+    if (!error)
+        error = emulate_do(stream, [=]() { return run_grid(grid, block, shared, body); });
+    if (error) em.last = error;
 }
 
 void *emulate_shared(void)
@@ -320,6 +325,95 @@ void emulate_fail_launch(int nth, cudaError_t error)
 {
     em.fail_in = nth;
     em.fail_with = error;
+}
+
+void emulate_fail_graph(cudaError_t error)
+{
+    em.fail_graph = error;
+}
+
+/* ------------------------------------------------------------------ streams and graphs */
+
+struct emulate_graph {
+    std::vector<emulate_work> nodes;
+};
+
+struct emulate_graph_exec {
+    std::vector<emulate_work> nodes;
+};
+
+struct emulate_stream {
+    struct emulate_graph *captured; /* NULL: it is not */
+    bool invalid;                   /* what is not allowed was done meanwhile */
+};
+
+static thread_local struct emulate_stream *capturing; /* this thread's */
+
+cudaError_t emulate_do(cudaStream_t stream, const emulate_work &work)
+{
+    if (!stream->captured) return work();
+    stream->captured->nodes.push_back(work);
+    return cudaSuccess;
+}
+
+/* For what a thread that captures may not do. */
+static cudaError_t not_captured(void)
+{
+    if (!capturing) return cudaSuccess;
+    capturing->invalid = true;
+    em.last = cudaErrorStreamCaptureUnsupported;
+    return em.last;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
+{
+    cudaError_t error = not_captured();
+    if (error) return error;
+    stream->captured = new emulate_graph();
+    stream->invalid = false;
+    capturing = stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    *graph = NULL;
+    if (!stream->captured) return cudaErrorInvalidValue;
+    if (!stream->invalid)
+        *graph = stream->captured;
+    else
+        delete stream->captured;
+    stream->captured = NULL;
+    capturing = NULL;
+    return *graph ? cudaSuccess : cudaErrorStreamCaptureInvalidated;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+{
+    cudaError_t error = em.fail_graph;
+    em.fail_graph = cudaSuccess;
+    *exec = error ? NULL : new emulate_graph_exec{graph->nodes};
+    return error;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t)
+{
+    cudaError_t error = not_captured();
+    for (size_t i = 0; !error && i < exec->nodes.size(); i++)
+        error = exec->nodes[i]();
+    return error;
 }
 
 /* ------------------------------------------------------------------ memory of the device */
@@ -428,19 +522,19 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 /* One stream is as good as another, and everything in it is done at once. */
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
-    *stream = (cudaStream_t)malloc(1);
-    return *stream ? cudaSuccess : cudaErrorMemoryAllocation;
+    *stream = new emulate_stream();
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
-    free(stream);
+    delete stream;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
-    return cudaSuccess;
+    return not_captured();
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
@@ -457,18 +551,19 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
 {
-    return cudaSuccess;
+    return not_captured(); /* a GPU would allow it */
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t)
 {
-    return cudaSuccess;
+    return not_captured();
 }
 
 /* What is there is a NaN. */
 static cudaError_t allocate(void **p, size_t bytes)
 {
     *p = NULL;
+    if (not_captured()) return em.last;
     if (bytes > MEMORY_MAX || posix_memalign(p, 256, bytes) != 0) {
         em.last = cudaErrorMemoryAllocation;
         return em.last;
@@ -489,6 +584,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
 
 cudaError_t cudaFree(void *p)
 {
+    if (not_captured()) return em.last;
     std::lock_guard<std::mutex> lock(memory_lock);
     auto at = memory.find((char *)p);
     if (at != memory.end()) {
@@ -506,12 +602,12 @@ cudaError_t cudaMallocHost(void **p, size_t bytes)
 
 cudaError_t cudaFreeHost(void *p)
 {
+    if (not_captured()) return em.last;
     free(p);
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind,
-                            cudaStream_t)
+static cudaError_t move(void *to, const void *from, size_t bytes)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
     memory_open();
@@ -520,11 +616,22 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t)
+static cudaError_t set(void *p, int byte, size_t bytes)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
     memory_open();
     memset(p, byte, bytes);
     memory_close();
     return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind,
+                            cudaStream_t stream)
+{
+    return emulate_do(stream, [=]() { return move(to, from, bytes); });
+}
+
+cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t stream)
+{
+    return emulate_do(stream, [=]() { return set(p, byte, bytes); });
 }

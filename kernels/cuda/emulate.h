@@ -8,6 +8,8 @@
  * AddressSanitizer; memory of the "device" is ordinary memory of exactly the size asked for, which it
  * is an error to touch from outside a kernel.
  *
+ * A stream that is captured does nothing: its work is noted and done each time the graph is launched.
+ *
  * It is stricter than a GPU: all threads of a block have to meet at the same __syncthreads(), and
  * all lanes that a mask names at the same place.  Where they do not, the process ends and says who
  * waits where.  What it cannot show: how fast anything is, what tensor cores round, and two blocks
@@ -15,6 +17,7 @@
 #ifndef KERNELS_CUDA_EMULATE_H
 #define KERNELS_CUDA_EMULATE_H
 
+#include <functional>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,7 +27,6 @@
 #define __device__
 #define __host__
 #define __forceinline__    inline __attribute__((always_inline))
-#define __noinline__       __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(n)       __attribute__((aligned(n)))
 #define __shared__         static /* keeps what the block before left there */
@@ -232,6 +234,7 @@ static inline unsigned __ballot_sync(unsigned mask, int yes, EMULATE_SITE)
 /* ------------------------------------------------------------------ launching */
 
 typedef int cudaError_t;
+typedef struct emulate_stream *cudaStream_t;
 enum {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
@@ -239,20 +242,25 @@ enum {
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInvalidDevice = 101,
     cudaErrorIllegalAddress = 700,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
 };
 
-/* Calls body(arg) once for every thread. */
-void emulate_launch_body(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void *arg),
-                         void *arg);
-template <class F> static inline void emulate_launch(dim3 grid, dim3 block, size_t shared, F body)
-{
-    emulate_launch_body(grid, block, shared, [](void *arg) { (*(F *)arg)(); }, &body);
-}
+/* Work of a stream, which owns all that it needs. */
+typedef std::function<cudaError_t(void)> emulate_work;
+/* Does it at once, or notes it where the stream is being captured. */
+cudaError_t emulate_do(cudaStream_t stream, const emulate_work &work);
+
+/* Calls body once for every thread. */
+void emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                    const std::function<void(void)> &body);
 /* The dynamic shared memory of the block that runs. */
 void *emulate_shared(void);
 
 /* For tests.  The launch that is the nth from here (1: the next) does nothing but fail so. */
 extern "C" void emulate_fail_launch(int nth, cudaError_t error);
+/* The next capture cannot be made a graph. */
+extern "C" void emulate_fail_graph(cudaError_t error);
 
 /* Between these two host code may touch memory of the device, as if it were a kernel.  Elsewhere
  * AddressSanitizer keeps it out. */
@@ -264,14 +272,17 @@ void emulate_guard(void *p, size_t used, size_t room);
 
 /* ------------------------------------------------------------------ the runtime's calls */
 
-typedef struct emulate_stream *cudaStream_t;
 typedef struct emulate_event *cudaEvent_t;
+typedef struct emulate_graph *cudaGraph_t;
+typedef struct emulate_graph_exec *cudaGraphExec_t;
 enum cudaMemcpyKind {
     cudaMemcpyHostToDevice = 1,
     cudaMemcpyDeviceToHost = 2,
     cudaMemcpyDeviceToDevice = 3
 };
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+/* While a stream is captured its thread may not wait, allocate or release. */
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 struct cudaDeviceProp {
     char name[256];
     int major, minor;
@@ -299,5 +310,11 @@ cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 
 #endif

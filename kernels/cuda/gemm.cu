@@ -144,5 +144,5 @@ void cuda_gemm(struct device *d, float *y, const float *x, int rows, const struc
         LAUNCH(d, take_kernel<__nv_bfloat16>, rows, THREADS, 0, (__nv_bfloat16 *)taken, p.ldx, x,
                w->in);
     p.x = taken;
-    blas_run(d, &p);
+    cuda_ask_for(d, blas_run, p);
 }

@@ -11,6 +11,8 @@ struct asked {
     const int *first;
     const int32_t *ids;
     int base; /* the first one's place in the op's own arrays */
+
+    bool operator==(const asked &) const = default;
 };
 
 __device__ static inline int first_of(const asked &q, int row)

@@ -26,6 +26,8 @@ struct attn_dims {
     float scale;    /* 1 / sqrt(head_dim) */
     float exponent; /* scale / ln 2: weights are powers of two */
     bool fours;     /* rows of q, o and their gradients may be read four at a time */
+
+    bool operator==(const attn_dims &) const = default;
 };
 
 /* What a CUDA block works on: a segment and one tile of its queries, or one block of its keys. */
@@ -38,6 +40,8 @@ struct attn_tile {
 struct attn_tiles {
     const struct attn_tile *list;
     const bf16 *const *table;
+
+    bool operator==(const attn_tiles &) const = default;
 };
 
 __host__ __device__ static inline int kv_wide(int head_dim)

@@ -64,6 +64,8 @@ struct norm_args {
     int rows, width;
     float eps;
     bool add;
+
+    bool operator==(const norm_args &) const = default;
 };
 
 /* A row belongs to a warp where it is short (a head), to a block of its own where it is long. */
@@ -150,6 +152,8 @@ struct rope_args {
     const struct kv_seg *segs;
     int heads, half;
     float sign; /* -1: turns back */
+
+    bool operator==(const rope_args &) const = default;
 };
 
 __global__ static void rope_kernel(const rope_args a)

@@ -105,9 +105,8 @@ static void layer_forward(struct pass *p, int layer, float *next)
     project_onto(p, layer, p->act, a->mid, (struct target){SITE_DOWN, next});
 }
 
-static void forward(void *arg, int rank)
+static void all_layers(struct pass *p)
 {
-    struct pass *p = ((struct pass *)arg)->ranks[rank];
     struct engine *en = p->en;
     const struct model_conf *mc = &en->mw->conf;
     if (en->mw->embed_bf16)
@@ -119,7 +118,34 @@ static void forward(void *arg, int rank)
         layer_forward(p, l, l + 1 < mc->layers ? pass_acts(p, l + 1)->x : p->hidden);
     en->ops->rms_norm(en->dev, p->final, p->hidden, en->mw->final_norm, p->rows, mc->hidden,
                       mc->rms_eps);
-    size_t bytes = (size_t)p->rows * (size_t)mc->hidden * sizeof(float);
+}
+
+/* The pass of one token for each sequence, as decoding has it, step after step.  Ranks meet in sums
+ * that are not asked of the device's table, so theirs are not recorded. */
+static bool comes_again(const struct pass *p)
+{
+    return !p->keep && !p->en->comm && p->rows == p->seq_count;
+}
+
+/* What decides which shapes a pass asks for: how many rows, how many groups of them with adapters, and
+ * the widest of these.  Which adapters, sequences and positions they are stands in descriptors. */
+static uint64_t key_of(const struct pass *p)
+{
+    uint64_t adapters = 0;
+    for (int i = 0; i < p->group_count; i++)
+        adapters += p->groups[i].adapter != NULL;
+    return (uint64_t)p->rows << 32 | adapters << 8 | (uint64_t)p->ldu; /* ldu <= OPS_RANK_MAX */
+}
+
+static void forward(void *arg, int rank)
+{
+    struct pass *p = ((struct pass *)arg)->ranks[rank];
+    struct engine *en = p->en;
+    bool recorded = comes_again(p);
+    if (recorded) en->ops->record_begin(en->dev, key_of(p));
+    all_layers(p);
+    if (recorded) en->ops->record_end(en->dev);
+    size_t bytes = (size_t)p->rows * (size_t)en->mw->conf.hidden * sizeof(float);
     if (p->keep) en->ops->zero(en->dev, p->dfinal, bytes);
 }
 
