@@ -313,6 +313,8 @@ struct sample_stats {
     int64_t prompt_tokens;        /* of all requests added */
     int64_t prompt_tokens_cached; /* of these, found in the prefix cache instead of computed */
     int64_t evictions;            /* blocks whose memory the cache had to give up */
+    int64_t passes_replayed;      /* of decoding on a GPU, sent as one CUDA graph */
+    int64_t passes_plain;         /* the others: the first of their kind, or changed since */
 };
 struct sample_stats engine_sample_stats(const struct engine *en);
 

@@ -52,6 +52,9 @@ struct sample_stats engine_sample_stats(const struct engine *en)
 {
     struct sample_stats stats = en->stats;
     stats.evictions = kv_evictions(en->kv);
+    struct ops_recorded passes = en->ops->recorded(en->dev);
+    stats.passes_replayed = passes.replayed;
+    stats.passes_plain = passes.plain;
     return stats;
 }
 
