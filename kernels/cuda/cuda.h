@@ -175,21 +175,19 @@ template <class... P> static void cuda_launch_run(struct device *d, const cuda_l
     emulate_launch(l->grid, l->block, l->shared_bytes, d->stream,
                    [kernel = l->kernel, args = l->args]() { std::apply(kernel, args); });
 #else
-    cuda_launch<P...> own = *l;
-    if (own.shared_bytes > SHARED_PLAIN)
+    const void *kernel = (const void *)l->kernel;
+    if (l->shared_bytes > SHARED_PLAIN)
         cuda_keep(d,
-                  cudaFuncSetAttribute((const void *)own.kernel,
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       (int)own.shared_bytes),
-                  own.name);
+                  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       (int)l->shared_bytes),
+                  l->name);
     if (cuda_failed(d)) return;
     std::apply(
-        [&](P &...args) {
-            void *pointers[] = {(void *)&args...};
-            cudaLaunchKernel((const void *)own.kernel, own.grid, own.block, pointers,
-                             own.shared_bytes, d->stream);
+        [&](const P &...args) {
+            void *pointers[] = {(void *)&args...}; /* which are only read */
+            cudaLaunchKernel(kernel, l->grid, l->block, pointers, l->shared_bytes, d->stream);
         },
-        own.args);
+        l->args);
 #endif
     cuda_keep(d, cudaGetLastError(), l->name);
 }

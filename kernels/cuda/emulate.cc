@@ -338,11 +338,17 @@ struct emulate_graph {
     std::vector<emulate_work> nodes;
 };
 
+struct emulate_event {
+    cudaStream_t stream; /* where it was recorded last; NULL: nowhere */
+    uint64_t uploads;    /* of the stream, before it */
+};
+
 struct emulate_graph_exec {
     std::vector<emulate_work> nodes;
 };
 
 struct emulate_stream {
+    uint64_t uploads; /* from pinned memory, so far */
     struct emulate_graph *captured; /* NULL: it is not */
     bool invalid;                   /* what is not allowed was done meanwhile */
 };
@@ -459,6 +465,40 @@ void emulate_guard(void *p, size_t used, size_t room)
     POISON((char *)p + used, room - used);
 }
 
+/* ------------------------------------------------------------------ pinned memory on its way */
+
+/* Everything is copied at once, but on a GPU it would not be: nobody may write over the source before
+ * he knows that it was read. */
+struct upload {
+    cudaStream_t stream;
+    uint64_t number; /* in the stream */
+    char *from;
+    size_t bytes;
+};
+
+static std::map<char *, size_t> pinned; /* both under memory_lock */
+static std::vector<struct upload> uploads;
+
+static void upload_begins(cudaStream_t stream, char *from, size_t bytes)
+{
+    std::lock_guard<std::mutex> lock(memory_lock);
+    auto at = pinned.upper_bound(from);
+    if (stream->captured || at == pinned.begin() || from >= (--at)->first + at->second) return;
+    POISON(from, bytes);
+    uploads.push_back({stream, ++stream->uploads, from, bytes});
+}
+
+/* The host has waited for the first `number` uploads of the stream. */
+static void uploads_end(cudaStream_t stream, uint64_t number)
+{
+    std::lock_guard<std::mutex> lock(memory_lock);
+    std::erase_if(uploads, [=](const struct upload &u) {
+        if (u.stream != stream || u.number > number) return false;
+        UNPOISON(u.from, u.bytes);
+        return true;
+    });
+}
+
 /* ------------------------------------------------------------------ the runtime's calls */
 
 cudaError_t cudaGetLastError(void)
@@ -532,31 +572,36 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t)
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    return not_captured();
+    cudaError_t error = not_captured();
+    if (!error) uploads_end(stream, stream->uploads);
+    return error;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
-    *event = (cudaEvent_t)malloc(1);
-    return *event ? cudaSuccess : cudaErrorMemoryAllocation;
+    *event = new emulate_event();
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
-    free(event);
+    delete event;
     return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
+    *event = {stream, stream->uploads};
     return not_captured(); /* a GPU would allow it */
 }
 
-cudaError_t cudaEventSynchronize(cudaEvent_t)
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
-    return not_captured();
+    cudaError_t error = not_captured();
+    if (!error && event->stream) uploads_end(event->stream, event->uploads);
+    return error;
 }
 
 /* What is there is a NaN. */
@@ -597,12 +642,17 @@ cudaError_t cudaFree(void *p)
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
-    return allocate(p, bytes);
+    cudaError_t error = allocate(p, bytes);
+    std::lock_guard<std::mutex> lock(memory_lock);
+    if (!error) pinned[(char *)*p] = bytes;
+    return error;
 }
 
 cudaError_t cudaFreeHost(void *p)
 {
     if (not_captured()) return em.last;
+    std::lock_guard<std::mutex> lock(memory_lock);
+    pinned.erase((char *)p);
     free(p);
     return cudaSuccess;
 }
@@ -625,10 +675,12 @@ static cudaError_t set(void *p, int byte, size_t bytes)
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind,
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
-    return emulate_do(stream, [=]() { return move(to, from, bytes); });
+    cudaError_t error = emulate_do(stream, [=]() { return move(to, from, bytes); });
+    if (kind == cudaMemcpyHostToDevice) upload_begins(stream, (char *)from, bytes);
+    return error;
 }
 
 cudaError_t cudaMemsetAsync(void *p, int byte, size_t bytes, cudaStream_t stream)

@@ -9,6 +9,7 @@
  * is an error to touch from outside a kernel.
  *
  * A stream that is captured does nothing: its work is noted and done each time the graph is launched.
+ * Pinned memory that is on its way to the device is an error to touch until the host has waited for it.
  *
  * It is stricter than a GPU: all threads of a block have to meet at the same __syncthreads(), and
  * all lanes that a mask names at the same place.  Where they do not, the process ends and says who

@@ -97,7 +97,7 @@ static void upload(struct device *d, struct recording *r, size_t items)
     for (size_t i = 0; i < items; i++)
         if (!r->list[i].call) used = r->list[i].offset + r->list[i].room;
     if (!used || cuda_failed(d)) return;
-    GUARD(r->dev, r->bytes, r->bytes);
+    GUARD(r->dev, used, r->bytes);
     cuda_keep(d, cudaMemcpyAsync(r->dev, r->host, used, cudaMemcpyHostToDevice, d->stream),
               "upload of descriptors");
     cuda_keep(d, cudaEventRecord(r->taken, d->stream), "event");

@@ -294,6 +294,35 @@ static void grow(struct model *m)
     assert_int_equal(m->s.ops->recorded(m->s.d).kept, m->s.ops == ops_cpu() ? 0 : 1);
 }
 
+/* The host is ahead of the device by several steps, and writes the next one's descriptors. */
+static void hurry(struct model *m)
+{
+    enum { STEPS = 6, FLOATS = 4 * HIDDEN };
+    float *kept = room(&m->s, STEPS * FLOATS), *got;
+    struct left want;
+    for (int i = 0; i < STEPS; i++) {
+        struct step t = step_at(4, some, i);
+        m->s.ops->record_begin(m->s.d, 1);
+        forward(m, &t);
+        m->s.ops->record_end(m->s.d);
+        m->s.ops->copy(m->s.d, kept + i * FLOATS, m->final, FLOATS * sizeof *kept);
+    }
+    assert_counts(m, 1, 1, STEPS - 1);
+    got = down(&m->s, kept, STEPS * FLOATS);
+    for (int i = 0; i < STEPS; i++) {
+        struct step t = step_at(4, some, i);
+        forward(m, &t);
+        take(m, &t, &want);
+        assert_same_bits(got + i * FLOATS, want.final, FLOATS);
+    }
+    free(got);
+}
+
+static void steps_need_not_wait_for_one_another(void **state)
+{
+    on_both(hurry);
+}
+
 static void steps_that_differ_in_positions_and_adapters_alone_are_replayed(void **state)
 {
     on_both(grow);
@@ -535,6 +564,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_that_differ_in_positions_and_adapters_alone_are_replayed),
+        cmocka_unit_test(steps_need_not_wait_for_one_another),
         cmocka_unit_test(keys_take_turns),
         cmocka_unit_test(grids_that_grow_with_the_sequence_are_captured_anew),
         cmocka_unit_test(a_sequence_that_differs_half_way_is_done_and_kept),
