@@ -52,12 +52,10 @@ cudaError_t cuda_recorder_open(struct device *d)
     return error;
 }
 
-/* From here on the sequence is another one. */
 static void graph_drop(struct recording *r)
 {
     if (r->graph) cudaGraphExecDestroy(r->graph); /* one that still runs is freed afterwards */
     r->graph = NULL;
-    r->whole = false;
 }
 
 static void memory_free(struct recording *r)
@@ -141,6 +139,7 @@ void cuda_record_settle(struct device *d)
     if (k->mode != COMPARING) return;
     struct recording *r = k->now;
     k->mode = NOTING;
+    r->whole = false;
     graph_drop(r);
     upload(d, r, k->at);
     run(d, r, k->at);
@@ -230,7 +229,8 @@ const void *cuda_record_stage(struct device *d, const void *host, size_t bytes)
 
 /* ------------------------------------------------------------------ a sequence */
 
-/* The key's recording, or else the one that was not asked for longest. */
+/* The key's recording, or else the one that was not asked for longest.  What that holds is compared
+ * with what is asked now, as it would be under its own key. */
 static struct recording *find(struct recorder *k, uint64_t key)
 {
     struct recording *oldest = &k->kept[0];
@@ -238,7 +238,6 @@ static struct recording *find(struct recorder *k, uint64_t key)
         if (r.asked && r.key == key) return &r;
         if (r.asked < oldest->asked) oldest = &r;
     }
-    graph_drop(oldest);
     oldest->key = key;
     oldest->wanted = oldest->bytes ? oldest->bytes : BYTES_FIRST;
     return oldest;

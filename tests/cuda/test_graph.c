@@ -453,6 +453,54 @@ static void memory_that_is_gone_is_not_named_again(void **state)
     on_both(interrupt);
 }
 
+/* What was asked first has not been done yet when its memory goes. */
+static void release_between(struct model *m)
+{
+    const struct ops *ops = m->s.ops;
+    float got[WIDE], *there = room(&m->s, WIDE);
+    for (int i = 0; i < 3; i++) {
+        float *x = numbers(WIDE, (uint64_t)i);
+        ops->upload(m->s.d, there, x, WIDE * sizeof *there);
+        ops->record_begin(m->s.d, 1);
+        ops->copy(m->s.d, m->act, there, WIDE * sizeof *there);
+        if (i == 2) drop(&m->s, there);
+        ops->copy(m->s.d, m->gate, m->act, WIDE * sizeof *there);
+        ops->record_end(m->s.d);
+        ops->download(m->s.d, got, m->gate, sizeof got);
+        assert_same_bits(got, x, WIDE);
+        free(x);
+    }
+    assert_counts(m, 2, 1, 1);
+}
+
+/* Scratch memory that the products before are still to use has to grow for one more. */
+static void grow_scratch(struct model *m)
+{
+    enum { MANY = 64, FLOATS = ROWS * MANY * HIDDEN };
+    const struct ops *ops = m->s.ops;
+    float *x = made(&m->s, ROWS * MANY * WIDE, 1), *y = room(&m->s, FLOATS);
+    float *got = zeros(FLOATS), *want = zeros(FLOATS);
+    for (int count = 1; count <= ROWS; count++) {
+        ops->zero(m->s.d, y, FLOATS * sizeof *y);
+        ops->record_begin(m->s.d, 1);
+        for (int i = 0; i < count; i++) /* rows i, i + 1, ... 64 (i + 1) - 1 */
+            ops->gemm(m->s.d, y + i * HIDDEN, x + i * WIDE, MANY * (i + 1) - i, m->w[0][SD], false);
+        ops->record_end(m->s.d);
+        ops->download(m->s.d, got, y, FLOATS * sizeof *y);
+        ops->gemm(m->s.d, y, x, MANY * count, m->w[0][SD], false);
+        ops->download(m->s.d, want, y, FLOATS * sizeof *y);
+        assert_same_bits(got, want, (size_t)(MANY * count * HIDDEN));
+    }
+    free(got), free(want);
+    drop(&m->s, x), drop(&m->s, y);
+}
+
+static void memory_goes_only_when_what_names_it_is_done(void **state)
+{
+    on_both(release_between);
+    on_both(grow_scratch);
+}
+
 /* ------------------------------------------------------------------ descriptors */
 
 enum { LONG = 3000 * 1000 };
@@ -571,6 +619,7 @@ int main(void)
         cmocka_unit_test(a_sequence_may_end_early_or_be_empty),
         cmocka_unit_test(more_keys_than_are_kept_are_done_plainly),
         cmocka_unit_test(memory_that_is_gone_is_not_named_again),
+        cmocka_unit_test(memory_goes_only_when_what_names_it_is_done),
         cmocka_unit_test(descriptors_of_recordings_find_room),
 #ifdef CUDA_EMULATED
         cmocka_unit_test(what_fails_is_kept_whatever_way_it_was_asked),
