@@ -1,5 +1,5 @@
-/* The whole engine on the emulated device: passes of decoding are replayed, and a token's logprob is the
- * one that a prompt's pass, which is not recorded, finds for it. */
+/* The whole engine on the emulated device: passes of decoding are replayed, and a token's logprob is
+ * the one that a prompt's pass, which is not recorded, finds for it. */
 #include "engine/sampler.h"
 
 enum { REQUESTS = 4, SAMPLES = 2, SAID = 12, PROMPT_MAX = 70 };

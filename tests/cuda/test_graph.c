@@ -1,5 +1,5 @@
-/* Recorded sequences: whatever is replayed, compared or done anew has the bits of the same ops asked for
- * one by one; and that it is replayed, which only ops->recorded() can tell. */
+/* Recorded sequences: what is replayed, compared or done anew has the bits of the same ops asked for one
+ * by one; and it is replayed, which only ops->recorded() can tell. */
 #include "cuda/rounded.h"
 
 enum {
