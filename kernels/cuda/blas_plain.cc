@@ -48,8 +48,9 @@ static void multiply(const struct blas_product *p)
 void blas_run(struct device *d, const struct blas_product *p)
 {
     if (cuda_failed(d)) return;
-    emulate_do(d->stream, [product = *p]() {
+    cudaError_t error = emulate_do(d->stream, [product = *p]() {
         multiply(&product);
         return cudaSuccess;
     });
+    cuda_keep(d, error, "product");
 }

@@ -67,6 +67,9 @@ struct device {
     struct cuda_buffer scratch, gemm_scratch;
     struct cuda_stage_ring stage;
     struct recorder *recorder;
+    /* Of a member of a group of GPUs (comm_nccl.cu): looks after the group while the host waits. */
+    void (*watch)(struct device *d);
+    struct comm *comm;
     char numerics[2][128]; /* weights in fp32, in bf16 */
 };
 
@@ -74,6 +77,10 @@ struct device {
 void cuda_keep_text(struct device *d, const char *what, const char *why);
 void cuda_keep(struct device *d, cudaError_t error, const char *what); /* unless cudaSuccess */
 bool cuda_failed(const struct device *d);
+
+/* Makes d the calling thread's current device, which every call of the runtime that makes something
+ * or asks for work needs: ranks are driven by a thread each, and opened and closed by one. */
+void cuda_use(struct device *d);
 
 /* Copies an op's descriptors, which the caller may reuse at once, to the device.  The pointer is
  * good (and 64-byte aligned) for the kernels that the same op launches after it; an op may stage
@@ -97,7 +104,7 @@ struct cuda_call {
     virtual void run(struct device *d) const = 0; /* a failure is kept */
 };
 
-/* Does it, or notes it for later (record.cu).  Nothing when the device has failed. */
+/* Does it, or notes it for later (record.cu).  Nothing when the device has failed.  Makes d current. */
 void cuda_ask(struct device *d, const struct cuda_call *call);
 
 /* The call fn(d, &args).  A is compared by its operator==. */

@@ -3,6 +3,7 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/record.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@ extern "C" {
 #define STAGE_PART_BYTES ((size_t)4 << 20)
 #define STAGE_ALIGN      64
 #define STAGE_AN_OP      4 /* times that an op may stage */
+#define POLLS            1000 /* of the stream, between two looks after the group */
 
 #ifdef CUDA_EMULATED
 #define BUILD "emulated"
@@ -44,10 +46,66 @@ bool cuda_failed(const struct device *d)
     return __atomic_load_n(&d->failed, __ATOMIC_ACQUIRE) != 0;
 }
 
+/* ------------------------------------------------------------------ choosing and waiting */
+
+/* Nobody else chooses: NCCL leaves the choice as it was. */
+static cudaError_t use(int index)
+{
+    static thread_local int current = -1;
+    if (current == index) return cudaSuccess;
+    cudaError_t error = cudaSetDevice(index);
+    current = error ? -1 : index;
+    return error;
+}
+
+void cuda_use(struct device *d)
+{
+    cuda_keep(d, use(d->index), "choice of the device");
+}
+
+/* Asks query() until what it asks for is done.  What a member waits for may itself wait for another
+ * GPU, one that is lost. */
+template <class Query> static void wait_until(struct device *d, Query query)
+{
+    cudaError_t error = cudaSuccess;
+    for (unsigned polls = 1; !cuda_failed(d); polls++) {
+        error = query();
+        if (error != cudaErrorNotReady) break;
+        cudaGetLastError(); /* so that the next launch is not blamed */
+        if (polls % POLLS == 0) d->watch(d);
+        sched_yield();
+    }
+    if (!cuda_failed(d)) cuda_keep(d, error, "work on the device");
+}
+
+static void wait_for_stream(struct device *d)
+{
+    if (cuda_failed(d)) return;
+    if (d->watch)
+        wait_until(d, [d]() { return cudaStreamQuery(d->stream); });
+    else
+        cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
+}
+
+static void wait_for_event(struct device *d, cudaEvent_t event)
+{
+    if (cuda_failed(d)) return;
+    if (d->watch)
+        wait_until(d, [event]() { return cudaEventQuery(event); });
+    else
+        cuda_keep(d, cudaEventSynchronize(event), "work on the device");
+}
+
+/* Before a call that may itself wait for the stream, where nobody would look after the group. */
+static void wait_if_member(struct device *d)
+{
+    if (d->watch) wait_for_stream(d);
+}
+
 int cuda_sync(struct device *d, struct err *e)
 {
     cuda_record_stop(d);
-    if (!cuda_failed(d)) cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
+    wait_for_stream(d);
     if (!cuda_failed(d)) return 0;
     return err_set(e, ERR_LOST, "device cuda:%d is lost: %s", d->index, d->failure);
 }
@@ -106,7 +164,7 @@ struct device *cuda_open(int index, int threads, struct err *e)
     d->index = index;
     d->pool = pool_create(threads, e);
     if (!d->pool) goto fail;
-    error = cudaSetDevice(index);
+    error = use(index);
     if (!error) error = open_stream(d);
     if (error) goto say;
     d->blas = blas_create(e);
@@ -124,6 +182,7 @@ fail:
 void cuda_close(struct device *d)
 {
     if (!d) return;
+    use(d->index);
     if (d->stream) cudaStreamSynchronize(d->stream);
     blas_free(d->blas);
     cuda_recorder_close(d);
@@ -150,7 +209,9 @@ void *cuda_alloc(struct device *d, size_t bytes, struct err *e)
 {
     void *p = NULL;
     cudaError_t error = cudaSuccess;
+    cuda_use(d);
     cuda_record_stop(d);
+    wait_if_member(d);
     if (!cuda_failed(d)) error = cudaMalloc(&p, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* so that the next launch is not blamed */
@@ -169,7 +230,9 @@ void *cuda_alloc(struct device *d, size_t bytes, struct err *e)
 /* Waits for what may still use it. */
 void cuda_release(struct device *d, void *p)
 {
+    cuda_use(d);
     cuda_record_stop(d);
+    if (p) wait_if_member(d);
     cuda_keep(d, cudaFree(p), "release of memory");
 }
 
@@ -178,6 +241,9 @@ void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes
 {
     cuda_record_stop(d);
     if (!bytes || cuda_failed(d)) return;
+    cuda_use(d);
+    wait_if_member(d);
+    if (cuda_failed(d)) return;
     cuda_keep(d, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, d->stream), "upload");
 }
 
@@ -186,10 +252,12 @@ void cuda_download(struct device *d, void *to_host, const void *from, size_t byt
 {
     cuda_record_stop(d);
     if (!bytes) return;
+    cuda_use(d);
+    wait_if_member(d);
     if (!cuda_failed(d))
         cuda_keep(d, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream),
                   "download");
-    if (!cuda_failed(d)) cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
+    wait_for_stream(d);
     if (cuda_failed(d)) memset(to_host, 0, bytes);
 }
 
@@ -225,7 +293,9 @@ void cuda_zero(struct device *d, void *p, size_t bytes)
 void *cuda_buffer_get(struct device *d, struct cuda_buffer *b, size_t bytes)
 {
     if (!cuda_failed(d) && bytes > b->bytes) {
+        cuda_use(d);
         cuda_record_settle(d);
+        wait_if_member(d);
         cuda_keep(d, cudaFree(b->p), "release of scratch memory");
         b->p = NULL;
         b->bytes = 0;
@@ -251,7 +321,7 @@ static void next_part(struct device *d)
     cuda_keep(d, cudaEventRecord(r->left[r->part], d->stream), "event");
     r->part = (r->part + 1) % STAGE_PARTS;
     r->used = 0;
-    cuda_keep(d, cudaEventSynchronize(r->left[(r->part + 1) % STAGE_PARTS]), "work on the device");
+    wait_for_event(d, r->left[(r->part + 1) % STAGE_PARTS]);
 }
 
 /* What the op has staged already stays where it is, so the smaller memory is kept; each is at most
@@ -269,6 +339,7 @@ static void grow(struct device *d, size_t bytes)
     r->before[r->growths++] = r->now;
     r->part = 0;
     r->used = 0;
+    wait_if_member(d);
     cuda_keep(d, stage_open(&r->now, part_bytes), "memory for descriptors");
 }
 
@@ -277,6 +348,7 @@ const void *cuda_stage(struct device *d, const void *host, size_t bytes)
     struct cuda_stage_ring *r = &d->stage;
     size_t room = (bytes + 2 * STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
     if (!bytes || cuda_failed(d)) return NULL;
+    cuda_use(d);
     const void *recorded = cuda_record_stage(d, host, bytes);
     if (recorded || cuda_failed(d)) return recorded;
     if (room * STAGE_AN_OP > r->now.part_bytes)
@@ -297,24 +369,9 @@ const void *cuda_stage(struct device *d, const void *host, size_t bytes)
 
 /* ------------------------------------------------------------------ the host's own work */
 
-struct spread {
-    struct device *d;
-    void (*fn)(const void *arg, int i, int thread);
-    const void *arg;
-};
-
-/* A thread has a current device of its own, which download needs. */
-static void spread_task(const void *p, int task, int thread)
-{
-    const struct spread *s = (const struct spread *)p;
-    cuda_keep(s->d, cudaSetDevice(s->d->index), "choice of the device");
-    s->fn(s->arg, task, thread);
-}
-
 void cuda_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
                  int count)
 {
-    struct spread s = {d, fn, arg};
     cuda_record_stop(d); /* fn may download, on several threads */
-    pool_run(d->pool, spread_task, &s, count);
+    pool_run(d->pool, fn, arg, count);
 }

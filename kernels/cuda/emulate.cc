@@ -113,11 +113,17 @@ static struct {
     int threads, now, waiting; /* waiting: at __syncthreads */
     unsigned here[THREADS_MAX / 32]; /* lanes that wait for their warp */
     unsigned launches;
-    int fail_in; /* launches; 0: never */
-    cudaError_t fail_with, fail_graph, last;
     char *shared; /* EMULATE_SHARED_MAX */
     const std::function<void(void)> *body;
 } em;
+
+static std::mutex launching; /* em, and what __shared__ stands for, are one launch's at a time */
+
+static thread_local struct {
+    int device;
+    int fail_in; /* launches; 0: never */
+    cudaError_t fail_with, fail_graph, last;
+} own; /* of the host's thread */
 
 static const char *const state_names[] = {"runs", "waits for the block", "waits for its warp",
                                           "has left"};
@@ -284,7 +290,8 @@ static void threads_set(dim3 block)
 static cudaError_t run_grid(dim3 grid, dim3 block, size_t shared,
                             const std::function<void(void)> &body)
 {
-    if (em.fail_in > 0 && --em.fail_in == 0) return em.fail_with;
+    if (own.fail_in > 0 && --own.fail_in == 0) return own.fail_with;
+    std::lock_guard<std::mutex> hold(launching);
     if (!em.shared) em.shared = (char *)aligned_alloc(1024, EMULATE_SHARED_MAX);
     if (!em.shared) abort();
     em.body = &body;
@@ -313,7 +320,7 @@ void emulate_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
     cudaError_t error = shape_error(grid, block, shared);
     if (!error)
         error = emulate_do(stream, [=]() { return run_grid(grid, block, shared, body); });
-    if (error) em.last = error;
+    if (error) own.last = error;
 }
 
 void *emulate_shared(void)
@@ -323,13 +330,13 @@ void *emulate_shared(void)
 
 void emulate_fail_launch(int nth, cudaError_t error)
 {
-    em.fail_in = nth;
-    em.fail_with = error;
+    own.fail_in = nth;
+    own.fail_with = error;
 }
 
 void emulate_fail_graph(cudaError_t error)
 {
-    em.fail_graph = error;
+    own.fail_graph = error;
 }
 
 /* ------------------------------------------------------------------ streams and graphs */
@@ -339,6 +346,7 @@ struct emulate_graph {
 };
 
 struct emulate_event {
+    int device;
     cudaStream_t stream; /* where it was recorded last; NULL: nowhere */
     uint64_t uploads;    /* of the stream, before it */
 };
@@ -348,6 +356,7 @@ struct emulate_graph_exec {
 };
 
 struct emulate_stream {
+    int device;
     uint64_t uploads; /* from pinned memory, so far */
     struct emulate_graph *captured; /* NULL: it is not */
     bool invalid;                   /* what is not allowed was done meanwhile */
@@ -355,8 +364,40 @@ struct emulate_stream {
 
 static thread_local struct emulate_stream *capturing; /* this thread's */
 
+static cudaError_t states[EMULATE_DEVICES]; /* for tests, which set them while nothing runs */
+
+void emulate_state(int device, cudaError_t state)
+{
+    __atomic_store_n(&states[device], state, __ATOMIC_RELEASE);
+}
+
+void emulate_unhang(int device)
+{
+    cudaError_t hangs = cudaErrorNotReady;
+    __atomic_compare_exchange_n(&states[device], &hangs, cudaSuccess, false, __ATOMIC_ACQ_REL,
+                                __ATOMIC_ACQUIRE);
+}
+
+static cudaError_t state_of(int device)
+{
+    return __atomic_load_n(&states[device], __ATOMIC_ACQUIRE);
+}
+
+static void no_wait_for_ever(int device)
+{
+    if (state_of(device) != cudaErrorNotReady) return;
+    fprintf(stderr, "emulate: the host would wait for ever for device %d\n", device);
+    abort();
+}
+
+int emulate_stream_device(cudaStream_t stream)
+{
+    return stream->device;
+}
+
 cudaError_t emulate_do(cudaStream_t stream, const emulate_work &work)
 {
+    if (stream->device != own.device) return cudaErrorInvalidResourceHandle;
     if (!stream->captured) return work();
     stream->captured->nodes.push_back(work);
     return cudaSuccess;
@@ -367,8 +408,8 @@ static cudaError_t not_captured(void)
 {
     if (!capturing) return cudaSuccess;
     capturing->invalid = true;
-    em.last = cudaErrorStreamCaptureUnsupported;
-    return em.last;
+    own.last = cudaErrorStreamCaptureUnsupported;
+    return own.last;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode)
@@ -396,8 +437,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
-    cudaError_t error = em.fail_graph;
-    em.fail_graph = cudaSuccess;
+    cudaError_t error = own.fail_graph;
+    own.fail_graph = cudaSuccess;
     *exec = error ? NULL : new emulate_graph_exec{graph->nodes};
     return error;
 }
@@ -414,9 +455,10 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t)
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     cudaError_t error = not_captured();
+    if (stream->device != own.device) return cudaErrorInvalidResourceHandle;
     for (size_t i = 0; !error && i < exec->nodes.size(); i++)
         error = exec->nodes[i]();
     return error;
@@ -424,24 +466,29 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t)
 
 /* ------------------------------------------------------------------ memory of the device */
 
-/* Sizes by address.  While nothing runs on the device AddressSanitizer keeps the host out of all of
+struct allocation {
+    size_t bytes;
+    int device;
+};
+
+/* By address.  While nothing runs on the device AddressSanitizer keeps the host out of all of
  * it, but for what emulate_guard() has taken over. */
 static std::mutex memory_lock; /* downloads come from several threads */
-static std::map<char *, size_t> memory;
+static std::map<char *, struct allocation> memory;
 static int on_device;
 
 static void memory_open(void)
 {
     if (on_device++ > 0) return;
-    for (const auto &[p, bytes] : memory)
-        UNPOISON(p, bytes);
+    for (const auto &[p, a] : memory)
+        UNPOISON(p, a.bytes);
 }
 
 static void memory_close(void)
 {
     if (--on_device > 0) return;
-    for (const auto &[p, bytes] : memory)
-        POISON(p, bytes);
+    for (const auto &[p, a] : memory)
+        POISON(p, a.bytes);
 }
 
 void emulate_device_begin(void)
@@ -460,9 +507,16 @@ void emulate_guard(void *p, size_t used, size_t room)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
     auto at = memory.upper_bound((char *)p);
-    if (at != memory.begin() && (char *)p < (--at)->first + at->second) memory.erase(at);
+    if (at != memory.begin() && (char *)p < (--at)->first + at->second.bytes) memory.erase(at);
     UNPOISON(p, used);
     POISON((char *)p + used, room - used);
+}
+
+int emulate_device_of(void *p)
+{
+    std::lock_guard<std::mutex> lock(memory_lock);
+    auto at = memory.find((char *)p);
+    return at == memory.end() ? -1 : at->second.device;
 }
 
 /* ------------------------------------------------------------------ pinned memory on its way */
@@ -503,8 +557,8 @@ static void uploads_end(cudaStream_t stream, uint64_t number)
 
 cudaError_t cudaGetLastError(void)
 {
-    cudaError_t error = em.last;
-    em.last = cudaSuccess;
+    cudaError_t error = own.last;
+    own.last = cudaSuccess;
     return error;
 }
 
@@ -521,6 +575,10 @@ const char *cudaGetErrorString(cudaError_t error)
         return "invalid configuration argument";
     case cudaErrorInvalidDevice:
         return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+        return "invalid resource handle";
+    case cudaErrorNotReady:
+        return "device not ready";
     default:
         return "an illegal memory access was encountered";
     }
@@ -528,13 +586,13 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = 1;
+    *count = EMULATE_DEVICES;
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int index)
 {
-    if (index != 0) return cudaErrorInvalidDevice;
+    if (index < 0 || index >= EMULATE_DEVICES) return cudaErrorInvalidDevice;
     *prop = {};
     snprintf(prop->name, sizeof prop->name, "emulated");
     prop->major = 8;
@@ -544,7 +602,15 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int index)
 
 cudaError_t cudaSetDevice(int index)
 {
-    return index == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+    if (index < 0 || index >= EMULATE_DEVICES) return cudaErrorInvalidDevice;
+    own.device = index;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *index)
+{
+    *index = own.device;
+    return cudaSuccess;
 }
 
 cudaError_t cudaDriverGetVersion(int *version)
@@ -559,10 +625,11 @@ cudaError_t cudaRuntimeGetVersion(int *version)
     return cudaSuccess;
 }
 
-/* One stream is as good as another, and everything in it is done at once. */
+/* One stream of a device is as good as another, and everything in it is done at once. */
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
     *stream = new emulate_stream();
+    (*stream)->device = own.device;
     return cudaSuccess;
 }
 
@@ -575,13 +642,22 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     cudaError_t error = not_captured();
+    no_wait_for_ever(stream->device);
+    if (!error) error = state_of(stream->device);
     if (!error) uploads_end(stream, stream->uploads);
     return error;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    cudaError_t error = state_of(stream->device);
+    return error ? error : cudaStreamSynchronize(stream);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
     *event = new emulate_event();
+    (*event)->device = own.device;
     return cudaSuccess;
 }
 
@@ -593,25 +669,36 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    *event = {stream, stream->uploads};
+    if (event->device != stream->device || event->device != own.device)
+        return cudaErrorInvalidResourceHandle;
+    event->stream = stream;
+    event->uploads = stream->uploads;
     return not_captured(); /* a GPU would allow it */
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     cudaError_t error = not_captured();
+    no_wait_for_ever(event->device);
+    if (!error) error = state_of(event->device);
     if (!error && event->stream) uploads_end(event->stream, event->uploads);
     return error;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    cudaError_t error = state_of(event->device);
+    return error ? error : cudaEventSynchronize(event);
 }
 
 /* What is there is a NaN. */
 static cudaError_t allocate(void **p, size_t bytes)
 {
     *p = NULL;
-    if (not_captured()) return em.last;
+    if (not_captured()) return own.last;
     if (bytes > MEMORY_MAX || posix_memalign(p, 256, bytes) != 0) {
-        em.last = cudaErrorMemoryAllocation;
-        return em.last;
+        own.last = cudaErrorMemoryAllocation;
+        return own.last;
     }
     memset(*p, 0xff, bytes);
     return cudaSuccess;
@@ -622,18 +709,18 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     cudaError_t error = allocate(p, bytes);
     if (error) return error;
     std::lock_guard<std::mutex> lock(memory_lock);
-    memory[(char *)*p] = bytes;
+    memory[(char *)*p] = {bytes, own.device};
     if (!on_device) POISON(*p, bytes);
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *p)
 {
-    if (not_captured()) return em.last;
+    if (not_captured()) return own.last;
     std::lock_guard<std::mutex> lock(memory_lock);
     auto at = memory.find((char *)p);
     if (at != memory.end()) {
-        UNPOISON(p, at->second);
+        UNPOISON(p, at->second.bytes);
         memory.erase(at);
     }
     free(p);
@@ -650,7 +737,7 @@ cudaError_t cudaMallocHost(void **p, size_t bytes)
 
 cudaError_t cudaFreeHost(void *p)
 {
-    if (not_captured()) return em.last;
+    if (not_captured()) return own.last;
     std::lock_guard<std::mutex> lock(memory_lock);
     pinned.erase((char *)p);
     free(p);

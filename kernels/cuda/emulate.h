@@ -14,7 +14,11 @@
  * It is stricter than a GPU: all threads of a block have to meet at the same __syncthreads(), and
  * all lanes that a mask names at the same place.  Where they do not, the process ends and says who
  * waits where.  What it cannot show: how fast anything is, what tensor cores round, and two blocks
- * that get in each other's way. */
+ * that get in each other's way.
+ *
+ * There are EMULATE_DEVICES devices, which several threads may drive: kernels run one after the other
+ * whoever launches them.  As in CUDA each thread has a current device, and a call with a stream or an
+ * event of another one is an error. */
 #ifndef KERNELS_CUDA_EMULATE_H
 #define KERNELS_CUDA_EMULATE_H
 
@@ -32,6 +36,7 @@
 #define __align__(n)       __attribute__((aligned(n)))
 #define __shared__         static /* keeps what the block before left there */
 #define __restrict__       __restrict
+#define EMULATE_DEVICES    8
 #define EMULATE_SHARED_MAX ((size_t)227 * 1024) /* of a block on sm_90; sm_80 has 163 KiB */
 
 /* ------------------------------------------------------------------ small types */
@@ -242,6 +247,8 @@ enum {
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
     cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
@@ -258,8 +265,12 @@ void emulate_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t str
 /* The dynamic shared memory of the block that runs. */
 void *emulate_shared(void);
 
-/* For tests.  The launch that is the nth from here (1: the next) does nothing but fail so. */
+/* For tests.  The calling thread's nth launch from here (1: the next) does nothing but fail so. */
 extern "C" void emulate_fail_launch(int nth, cudaError_t error);
+/* For tests.  What a device's streams say from here on: cudaErrorNotReady, as if a kernel waited for
+ * another device, until emulate_unhang(); or an error, as of a device that is lost. */
+extern "C" void emulate_state(int device, cudaError_t state);
+void emulate_unhang(int device);
 /* The next capture cannot be made a graph. */
 extern "C" void emulate_fail_graph(cudaError_t error);
 
@@ -270,6 +281,9 @@ void emulate_device_end(void);
 /* For an allocation that is given away in pieces: lets AddressSanitizer see a step beyond the first
  * `used` of a piece's `room` bytes.  From then on the host is let in. */
 void emulate_guard(void *p, size_t used, size_t room);
+/* The device that was current when p was allocated; -1 where p is no allocation. */
+extern "C" int emulate_device_of(void *p);
+int emulate_stream_device(cudaStream_t stream);
 
 /* ------------------------------------------------------------------ the runtime's calls */
 
@@ -295,15 +309,18 @@ const char *cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int index);
 cudaError_t cudaSetDevice(int index);
+cudaError_t cudaGetDevice(int *index);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaMallocHost(void **p, size_t bytes);

@@ -137,6 +137,7 @@ void cuda_record_settle(struct device *d)
 {
     struct recorder *k = d->recorder;
     if (k->mode != COMPARING) return;
+    cuda_use(d);
     struct recording *r = k->now;
     k->mode = NOTING;
     r->whole = false;
@@ -171,6 +172,7 @@ void cuda_ask(struct device *d, const struct cuda_call *call)
 {
     struct recorder *k = d->recorder;
     if (cuda_failed(d)) return;
+    cuda_use(d);
     if (k->mode == COMPARING) {
         const struct recording *r = k->now;
         if (k->at < r->list.size() && r->list[k->at].call && r->list[k->at].call->same(call)) {
@@ -257,6 +259,7 @@ void cuda_record_begin(struct device *d, uint64_t key)
     struct recorder *k = d->recorder;
     assert(k->mode == PLAIN);
     if (cuda_failed(d)) return;
+    cuda_use(d);
     struct recording *r = find(k, key);
     r->asked = ++k->time;
     if (r->wanted > BYTES_MOST) {
@@ -277,6 +280,7 @@ void cuda_record_begin(struct device *d, uint64_t key)
 void cuda_record_end(struct device *d)
 {
     struct recorder *k = d->recorder;
+    cuda_use(d);
     if (k->mode == COMPARING && k->at == k->now->list.size()) {
         k->mode = PLAIN;
         replay(d, k->now);
