@@ -1,4 +1,4 @@
-/* comm_nccl.c - stands where sums over GPUs are not built: it only says so. */
+/* comm_nccl.c - stands for comm_nccl.cu in builds without CUDA or NCCL: it only says so. */
 #include "kernels/comm.h"
 
 const struct comm_ops *comm_nccl(struct err *e)

@@ -182,7 +182,7 @@ ensure_cuda() {
     CUDA_MISSING="none is installed, and NVIDIA's packages are for x86-64 only"
     [ "$(uname -m)" = x86_64 ] || return
     CUDA_MISSING="none is installed, and NVIDIA's packages could not be fetched; see $CACHE/log/setup.log"
-    (step "fetching a CUDA compiler, 525 MB" timeout 1200 "$ROOT/tools/cuda-from-wheels" "$CUDA_HOME") || return
+    (step "fetching a CUDA compiler, 719 MB" timeout 1200 "$ROOT/tools/cuda-from-wheels" "$CUDA_HOME") || return
     stamp_set cuda "$ROOT/tools/cuda-requirements.txt"
 }
 
