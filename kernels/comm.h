@@ -1,20 +1,20 @@
 /* comm.h - sums over ranks: devices of which each computes a part of the same thing.
  *
  * A table that is filled twice, as ops.h's is: comm_cpu() with threads of one process that share
- * their memory, comm_nccl() with NCCL, for GPUs of this machine and ranks of one process.  A rank is
- * a device and the thread that drives it; all ranks of a group make the same calls in the same order,
- * and a rank that stays away keeps the others waiting.
+ * their memory, comm_nccl() with NCCL, for GPUs of this machine and ranks of one process.  A rank
+ * is a device and the thread that drives it; all ranks of a group make the same calls in the same
+ * order, and a rank that stays away keeps the others waiting.
  *
  * Failures.  As with ops, what goes wrong on the way comes out of the devices' next sync(), as
- * ERR_LOST.  When one rank's device fails those of the whole group do, with a text that names it, and no
- * rank is left waiting for it: neither in all_reduce() nor in an op that waits for a device.  So all
- * ranks go on making their calls, which do nothing any more.
+ * ERR_LOST.  When one rank's GPU fails those of the whole group do, with a text that names it, and
+ * no rank is left waiting for it: neither in all_reduce() nor in an op that waits for a device.  So
+ * all ranks go on making their calls, which do nothing any more.
  *
  * Order.  Element i of a sum is ((x0[i] + x1[i]) + x2[i]) + ... over the ranks in their order,
  * whatever its place and the count.  So the row law holds and bits repeat.  ncclAllReduce does not
  * promise that: in a ring the rank that begins depends on where in the buffer an element lies.  So
  * comm_nccl() has NCCL fetch the parts and adds them up itself, to the same bits as comm_cpu().
- * A part with fewer than some ten thousand elements goes whole to every rank, a longer one by shares. */
+ * Up to some ten thousand elements parts go whole to every rank, longer ones by shares. */
 #ifndef KERNELS_COMM_H
 #define KERNELS_COMM_H
 

@@ -6,16 +6,18 @@
  * the sums to everybody: two steps, but 2 (n - 1) / n of x to and fro instead of n - 1.
  *
  * Nothing waits for a device, but the ranks' threads meet on the host before a sum is asked of the
- * devices and again when all have asked.  So outside all_reduce() a step of NCCL's is asked of all devices
- * or of none, and always ends by itself.  Otherwise a call of CUDA's that waits inside (cudaFree, the
- * first launch of a kernel) could keep another rank from asking for its half of the step waited for.
+ * devices and again when all have asked.  So outside all_reduce() a step of NCCL's is asked of all
+ * devices or of none, and always ends by itself.  Otherwise a call of CUDA's that waits inside
+ * (cudaFree, the first launch of a kernel) could keep another rank from asking for its half of the
+ * step that is waited for.
  *
- * Failures.  Where the ranks meet each says whether its device has failed.  If one has, none asks for
- * anything more, every rank's device is marked as failed, and every rank ends what NCCL has under way
- * with ncclCommAbort.  A device that is lost while others already wait for it is noticed by whoever waits on
- * the host for one of those (watch): it looks at the others' devices now and then, and at
- * ncclCommGetAsyncError, and gives up in the same way.  Not covered: a kernel that never ends
- * without an error keeps all ranks waiting, and so does a rank whose thread makes other calls. */
+ * Failures.  Where the ranks meet each says whether its device has failed.  If one has, none asks
+ * for anything more, every rank's device is marked as failed, and every rank ends what NCCL has
+ * under way with ncclCommAbort.  A device that is lost while others already wait for it is noticed
+ * by whoever waits on the host for one of those (watch): it looks at the others' devices now and
+ * then, and at ncclCommGetAsyncError, and gives up in the same way.  Not covered: a kernel that
+ * never ends, without an error, keeps all ranks waiting, and so does a rank whose thread makes other
+ * calls. */
 #include "kernels/cuda/nccl_calls.h"
 #include "kernels/cuda/record.h"
 
@@ -78,7 +80,8 @@ static void keep_others(struct comm *c, int rank)
     cuda_keep_text(c->d, "sum over ranks", why);
 }
 
-/* While the host waits for d.  A stream without work has nothing to say but that its device is lost. */
+/* While the host waits for d.  A stream without work has nothing to say but that its device is
+ * lost. */
 static void watch(struct device *d)
 {
     struct comm *c = d->comm;
@@ -117,8 +120,8 @@ static void meet(struct group *g)
             sched_yield();
 }
 
-/* The same answer on every rank: whether no device has failed until here.  What a rank has said stays
- * until all have come to the next meeting. */
+/* The same answer on every rank: whether no device has failed until here.  What a rank has said
+ * stays until all have come to the next meeting of this kind. */
 static bool all_well(struct comm *c, enum meeting when)
 {
     struct group *g = c->group;
@@ -272,8 +275,9 @@ static int join(struct group *g, struct err *e)
     ncclResult_t error = g->calls->CommInitAll(made, g->ranks, at);
     cudaSetDevice(current);
     if (error)
-        return err_set(e, ERR_RETRY, "NCCL could not make a group of the %d devices from cuda:%d on: %s",
-                       g->ranks, at[0], g->calls->GetErrorString(error));
+        return err_set(e, ERR_RETRY,
+                       "NCCL could not make a group of the %d devices from cuda:%d on: %s", g->ranks,
+                       at[0], g->calls->GetErrorString(error));
     for (int r = 0; r < g->ranks; r++)
         g->ends[r].nccl = made[r];
     return 0;

@@ -1,8 +1,8 @@
 /* nccl_calls.h - the calls of NCCL that comm_nccl.cu makes.
  *
- * libnccl.so.2 is looked for when several GPUs are first asked for (nccl_load.cu): a build needs nccl.h
- * alone, and its programs run without the library on machines that have one GPU or none.  Emulation
- * has a plain filling (nccl_plain.cc). */
+ * libnccl.so.2 is looked for when several GPUs are first asked for (nccl_load.cu): a build needs
+ * nccl.h alone, and its programs run without the library on machines that have one GPU or none.
+ * Emulation has a plain filling (nccl_plain.cc). */
 #ifndef KERNELS_CUDA_NCCL_CALLS_H
 #define KERNELS_CUDA_NCCL_CALLS_H
 
@@ -21,15 +21,15 @@ enum ncclDataType_t { ncclFloat = 7 };
 extern "C" {
 ncclResult_t ncclCommInitAll(ncclComm_t *comms, int count, const int *devices);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
-/* On a GPU it ends what its own rank has under way; here, where a call waits for the others, it ends
- * the others' calls as well. */
+/* On a GPU it ends what its own rank has under way; here, where a call waits for the others, it
+ * ends the others' calls as well. */
 ncclResult_t ncclCommAbort(ncclComm_t comm);
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error);
 const char *ncclGetErrorString(ncclResult_t error);
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
-ncclResult_t ncclSend(const void *from, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
-                      cudaStream_t stream);
+ncclResult_t ncclSend(const void *from, size_t count, ncclDataType_t type, int peer,
+                      ncclComm_t comm, cudaStream_t stream);
 ncclResult_t ncclRecv(void *to, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream);
 ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type,

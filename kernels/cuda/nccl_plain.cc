@@ -1,8 +1,9 @@
 /* nccl_plain.cc - NCCL between threads that share their memory, for emulation.
  *
  * A call that NCCL would put into a stream is done when its group ends: what is sent is laid into a
- * box for each pair of ranks, in order, and who receives waits for it and copies.  Stricter than NCCL: a
- * receive that is not as long as its send ends the process, and so does a stream of another device. */
+ * box for each pair of ranks, in order, and who receives waits for it and copies.  Stricter than
+ * NCCL: a receive that is not as long as its send ends the process, and so does a stream of another
+ * device. */
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <vector>
 
-#include "kernels/cuda/nccl_calls.h" /* last: CUDA's words, as __noinline__, are words of these headers */
+#include "kernels/cuda/nccl_calls.h" /* last: __noinline__ is a word of these headers */
 
 #define RANKS_MAX 8
 
