@@ -111,11 +111,12 @@ static struct adapter *alloc_rank(struct engine *en, const struct lora_conf *con
                            .scale = ENGINE_LORA_ALPHA / (float)conf->rank,
                            .layers = mc->layers,
                            .rank_count = 1,
+                           .replica_count = 1,
                            .sites = sites,
                            .site_count = mc->layers * SITES_A_LAYER + 1,
                            .trainable = trainable,
                            .part_count = part_floats(mc, conf)};
-    ad->ranks[0] = ad;
+    ad->ranks[0] = ad->replicas[0] = ad;
     ad->memory_count = ad->part_count * (trainable ? PARTS : 1);
     ad->memory = en->ops->alloc(en->dev, ad->memory_count * sizeof(float), e);
     if (ad->memory) {
@@ -137,17 +138,31 @@ static void name_base(struct adapter *ad, const char *model_dir)
     snprintf(ad->base_model, sizeof ad->base_model, "%.*s", (int)(end - begin), model_dir + begin);
 }
 
-struct adapter *adapter_alloc(struct engine *en, const struct lora_conf *conf, bool trainable,
-                              struct err *e)
+static struct adapter *alloc_replica(struct engine *en, const struct lora_conf *conf,
+                                     bool trainable, struct err *e)
 {
-    if (lora_conf_check(conf, e) < 0) return NULL;
     struct adapter *ad = alloc_rank(en, conf, trainable, e);
     for (int r = 1; ad && r < en->rank_count; r++) {
         ad->ranks[r] = alloc_rank(en->ranks[r], conf, trainable, e);
         if (!ad->ranks[r]) break;
         ad->rank_count = r + 1;
     }
-    if (ad && ad->rank_count == en->rank_count) {
+    if (ad && ad->rank_count == en->rank_count) return ad;
+    adapter_free(ad);
+    return NULL;
+}
+
+struct adapter *adapter_alloc(struct engine *en, const struct lora_conf *conf, bool trainable,
+                              struct err *e)
+{
+    if (lora_conf_check(conf, e) < 0) return NULL;
+    struct adapter *ad = alloc_replica(en, conf, trainable, e);
+    for (int d = 1; ad && d < en->replica_count; d++) {
+        ad->replicas[d] = alloc_replica(en->replicas[d], conf, trainable, e);
+        if (!ad->replicas[d]) break;
+        ad->replica_count = d + 1;
+    }
+    if (ad && ad->replica_count == en->replica_count) {
         name_base(ad, engine_info(en)->model_dir);
         return ad;
     }
@@ -159,6 +174,8 @@ struct adapter *adapter_alloc(struct engine *en, const struct lora_conf *conf, b
 void adapter_free(struct adapter *ad)
 {
     if (!ad) return;
+    for (int d = 1; d < ad->replica_count; d++)
+        adapter_free(ad->replicas[d]);
     for (int r = 1; r < ad->rank_count; r++)
         adapter_free(ad->ranks[r]);
     ad->ops->release(ad->dev, ad->memory);
@@ -169,7 +186,8 @@ void adapter_free(struct adapter *ad)
 size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool optimizer)
 {
     const struct model_conf *mc = engine_model_conf(en);
-    return part_floats(mc, conf) * (size_t)mc->ranks * (optimizer ? PARTS : 1) * sizeof(float);
+    size_t devices = (size_t)mc->ranks * (size_t)en->replica_count;
+    return part_floats(mc, conf) * devices * (optimizer ? PARTS : 1) * sizeof(float);
 }
 
 /* ------------------------------------------------------------------ tensors over ranks */
@@ -238,25 +256,40 @@ void adapter_tensor_get(const struct adapter *ad, int site, enum part part, int 
     }
 }
 
+static void put_piece(struct adapter *ad, const struct piece *p, int site, enum part part, int b,
+                      const float *from, size_t count)
+{
+    for (int r = p->first; r < p->first + p->ranks; r++) {
+        struct adapter *owner = ad->ranks[r];
+        owner->ops->upload(owner->dev, part_of(&owner->sites[site], part, b) + p->at, from,
+                           count * sizeof *from);
+    }
+}
+
 void adapter_tensor_put(struct adapter *ad, int site, enum part part, int b, size_t at,
                         const float *from, size_t count)
 {
     for (size_t n; count > 0; at += n, from += n, count -= n) {
         struct piece p = piece_at(ad, site, b, at);
         n = p.count < count ? p.count : count;
-        for (int r = p.first; r < p.first + p.ranks; r++) {
-            struct adapter *owner = ad->ranks[r];
-            owner->ops->upload(owner->dev, part_of(&owner->sites[site], part, b) + p.at, from,
-                               n * sizeof *from);
-        }
+        for (int d = 0; d < ad->replica_count; d++)
+            put_piece(ad->replicas[d], &p, site, part, b, from, n);
     }
 }
 
 int adapter_sync(const struct adapter *ad, struct err *e)
 {
-    for (int r = 0; r < ad->rank_count; r++)
-        if (ad->ranks[r]->ops->sync(ad->ranks[r]->dev, e) < 0) return -1;
+    for (int d = 0; d < ad->replica_count; d++)
+        for (int r = 0; r < ad->rank_count; r++) {
+            const struct adapter *one = ad->replicas[d]->ranks[r];
+            if (one->ops->sync(one->dev, e) < 0) return -1;
+        }
     return 0;
+}
+
+float *adapter_gradient(const struct adapter *ad)
+{
+    return ad->memory + ad->part_count;
 }
 
 /* ------------------------------------------------------------------ a fresh one */

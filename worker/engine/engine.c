@@ -44,12 +44,12 @@ static int open_device(struct engine *en, const struct engine_conf *conf, struct
 {
     const char *name = conf->device ? conf->device : "cpu";
     int index = 0, end = 0;
-    bool several = en->rank_count > 1;
+    bool several = en->rank_count > 1 || conf->replicas > 1;
     if (strcmp(name, "cpu") == 0) {
         en->ops = ops_cpu();
         en->comm_ops = several ? comm_cpu() : NULL;
     } else if (sscanf(name, "cuda:%d%n", &index, &end) == 1 && index >= 0 && !name[end]) {
-        index += en->rank;
+        index += en->replica * en->rank_count + en->rank;
         en->ops = ops_cuda(index, e);
         en->comm_ops = en->ops && several ? comm_nccl(e) : NULL;
     } else {
@@ -75,20 +75,18 @@ int engine_sync(struct engine *en, struct err *e)
     return 0;
 }
 
-/* The devices of all ranks, their threads, and what sums over them. */
+/* The devices of all ranks of a replica, their threads, and what sums over them. */
 static int open_ranks(struct engine *en, const struct engine_conf *conf, struct err *e)
 {
     struct device *devices[ENGINE_RANKS_MAX];
     struct comm *ends[ENGINE_RANKS_MAX];
     int n = conf->ranks > 1 ? conf->ranks : 1;
-    if (conf->ranks < 0 || n > ENGINE_RANKS_MAX)
-        return err_set(e, ERR_USER, "ranks is %d, expected 1 to %d", conf->ranks,
-                       ENGINE_RANKS_MAX);
     for (int r = 0; r < n; r++) {
         struct engine *one = en->ranks[r] = r ? calloc(1, sizeof *one) : en;
         if (!one) return err_set(e, ERR_RETRY, "out of memory");
         en->rank_count = r + 1; /* so many are there to be closed */
         one->rank = r;
+        one->replica = en->replica;
     }
     for (int r = 0; r < n; r++) {
         en->ranks[r]->rank_count = n;
@@ -144,6 +142,17 @@ static int open_vocab(struct engine *en, const char *dir, struct err *e)
     return -1;
 }
 
+/* How many devices add up what is part of the numerics class. */
+static void name_degrees(struct engine *en)
+{
+    char ranks[16] = "", replicas[16] = "";
+    if (en->rank_count > 1) snprintf(ranks, sizeof ranks, "/tp %d", en->rank_count);
+    if (en->replica_count > 1) snprintf(replicas, sizeof replicas, "/dp %d", en->replica_count);
+    if (!*ranks && !*replicas) return;
+    snprintf(en->numerics, sizeof en->numerics, "%s%s%s", en->info.numerics, ranks, replicas);
+    en->info.numerics = en->numerics;
+}
+
 static int fill_info(struct engine *en, const char *dir, struct err *e)
 {
     const struct model_conf *mc = &en->mw->whole;
@@ -164,11 +173,10 @@ static int fill_info(struct engine *en, const char *dir, struct err *e)
                                     .eos_count = mc->eos_count,
                                     .weights = en->mw->dtype == OPS_BF16 ? "bf16" : "fp32",
                                     .ranks = en->rank_count,
+                                    .replicas = en->replica_count,
                                     .numerics = en->ops->numerics(en->dev, en->mw->dtype)};
     memcpy(en->info.weights_sha256, en->mw->sha256, sizeof en->info.weights_sha256);
-    if (en->rank_count == 1) return 0;
-    snprintf(en->numerics, sizeof en->numerics, "%s/tp %d", en->info.numerics, en->rank_count);
-    en->info.numerics = en->numerics;
+    name_degrees(en);
     return 0;
 }
 
@@ -185,12 +193,29 @@ void engine_shape(struct engine *en)
     en->kv_floats = en->ops->kv_floats(&en->shape);
 }
 
+/* Of all ranks of a replica, or of all replicas. */
 struct loading {
     struct engine *en;
     const struct engine_conf *conf;
     struct err errors[ENGINE_RANKS_MAX];
     int rc[ENGINE_RANKS_MAX];
 };
+
+static int loaded(const struct loading *l, int count, struct err *e)
+{
+    for (int i = 0; i < count; i++) {
+        if (l->rc[i] == 0) continue;
+        if (e) *e = l->errors[i];
+        return -1;
+    }
+    return 0;
+}
+
+static int same_files(const struct engine *en, const struct engine *first, struct err *e)
+{
+    if (strcmp(en->mw->sha256, first->mw->sha256) == 0) return 0;
+    return err_set(e, ERR_RETRY, "the weight files changed while they were read");
+}
 
 static int load_part(struct engine *en, const struct engine_conf *conf, struct err *e)
 {
@@ -216,21 +241,31 @@ static int load_ranks(struct engine *en, const struct engine_conf *conf, struct 
 {
     struct loading l = {.en = en, .conf = conf};
     engine_on_ranks(en, load_rank, &l);
-    for (int r = 0; r < en->rank_count; r++) {
-        if (l.rc[r] == 0) continue;
-        if (e) *e = l.errors[r];
-        return -1;
-    }
+    if (loaded(&l, en->rank_count, e) < 0) return -1;
     for (int r = 1; r < en->rank_count; r++)
-        if (strcmp(en->ranks[r]->mw->sha256, en->mw->sha256))
-            return err_set(e, ERR_RETRY, "the weight files changed while they were read");
+        if (same_files(en->ranks[r], en, e) < 0) return -1;
     return 0;
 }
 
-static int open_all(struct engine *en, const struct engine_conf *conf, struct err *e)
+static void load_replica(void *arg, int replica)
 {
-    if (open_ranks(en, conf, e) < 0 || open_vocab(en, conf->model_dir, e) < 0) return -1;
-    if (load_ranks(en, conf, e) < 0 || fill_info(en, conf->model_dir, e) < 0) return -1;
+    struct loading *l = arg;
+    l->rc[replica] = load_ranks(l->en->replicas[replica], l->conf, &l->errors[replica]);
+}
+
+static int load_replicas(struct engine *en, const struct engine_conf *conf, struct err *e)
+{
+    struct loading l = {.en = en, .conf = conf};
+    engine_on_replicas(en, load_replica, &l);
+    if (loaded(&l, en->replica_count, e) < 0) return -1;
+    for (int d = 1; d < en->replica_count; d++)
+        if (same_files(en->replicas[d], en, e) < 0) return -1;
+    return 0;
+}
+
+/* The room in which a replica works. */
+static int open_rooms(struct engine *en, const struct engine_conf *conf, struct err *e)
+{
     size_t kv_bytes;
     engine_limits(en, conf->scratch_bytes_max, conf->kv_bytes_max, &kv_bytes);
     en->host = arena_create(HOST_MAX + sample_rooms_bytes(en), e);
@@ -238,6 +273,22 @@ static int open_all(struct engine *en, const struct engine_conf *conf, struct er
     for (int r = 1; r < en->rank_count; r++)
         en->ranks[r]->host = en->host;
     return engine_sampling_open(en, kv_bytes, e);
+}
+
+static int open_all(struct engine *en, const struct engine_conf *conf, struct err *e)
+{
+    if (replicas_make(en, conf, e) < 0) return -1;
+    for (int d = 0; d < en->replica_count; d++)
+        if (open_ranks(en->replicas[d], conf, e) < 0) return -1;
+    if (replicas_join(en, e) < 0 || open_vocab(en, conf->model_dir, e) < 0) return -1;
+    if (load_replicas(en, conf, e) < 0 || fill_info(en, conf->model_dir, e) < 0) return -1;
+    for (int d = 0; d < en->replica_count; d++) {
+        struct engine *one = en->replicas[d];
+        one->info = en->info;
+        one->vocab = en->vocab;
+        if (open_rooms(one, conf, e) < 0) return -1;
+    }
+    return 0;
 }
 
 struct engine *engine_open(const struct engine_conf *conf, struct err *e)
@@ -276,12 +327,22 @@ static void close_ranks(struct engine *en)
     }
 }
 
-void engine_close(struct engine *en)
+static void close_replica(struct engine *en)
 {
-    if (!en) return;
     if (en->dev) engine_sampling_close(en);
     close_ranks(en);
     arena_free(en->host);
+}
+
+void engine_close(struct engine *en)
+{
+    if (!en) return;
+    replicas_part(en);
+    for (int d = 1; d < en->replica_count; d++) {
+        close_replica(en->replicas[d]);
+        free(en->replicas[d]);
+    }
+    close_replica(en);
     vocab_free(en->vocab);
     free((char *)en->info.model_dir);
     free(en);

@@ -8,7 +8,8 @@
  *  - row law: the bits of an output row depend on that row's inputs only, never on
  *    which other rows, tenants, chunks or threads share the pass;
  *  - datum law: gradients of an adapter are summed in the order of its calls, then
- *    datums, then fixed blocks of 64 tokens, in fp32, whatever else is in the batch;
+ *    datums, then fixed blocks of 64 tokens, in fp32, whatever else is in the batch
+ *    (with replicas: calls, then items, then replicas, then datums and blocks; deal.c);
  *  - one path: training forward, prefill and decode compute a position with the same
  *    arithmetic, so a sampled token's logprob equals the one of a later forward.
  *
@@ -25,7 +26,7 @@
 
 #define ENGINE_BLOCK_TOKENS 64  /* the datum law's block */
 #define ENGINE_RANK_MAX     128 /* of LoRA */
-#define ENGINE_RANKS_MAX    8   /* of tensor parallelism */
+#define ENGINE_RANKS_MAX    8   /* of tensor parallelism; times replicas: devices of an engine */
 #define ENGINE_TOPK_MAX     20
 #define ENGINE_TARGETS_MAX  256 /* targets of one position */
 #define ENGINE_ALT_MAX      64 /* draws a prompt position */
@@ -39,10 +40,13 @@ struct engine;
 struct engine_conf {
     const char *model_dir;      /* Hugging Face folder: config.json, *.safetensors, tokenizer.json */
     const char *device;         /* "cpu"; "cuda:N", refused by a build without it */
-    int threads;                /* >= 1, of each rank */
+    int threads;                /* >= 1, of each rank of each replica */
     int ranks;                  /* tensor parallelism (arXiv 1909.08053): so many devices share every layer; 0 and 1: one.
                                    On "cpu" each is a set of threads, on "cuda:N" a GPU from the Nth on.  It must divide
                                    the model's heads, key heads, intermediate size and vocabulary (ERR_USER) */
+    int replicas;               /* data parallelism: so many times the whole base model and every adapter, each on ranks of
+                                   its own, for larger batches and more requests; 0 and 1: one.  ranks x replicas devices
+                                   follow each other, at most ENGINE_RANKS_MAX (ERR_USER) */
     size_t scratch_bytes_max;   /* activations of one pass, on each rank; 0: 4 GiB */
     size_t kv_bytes_max;        /* all KV caches of running samples, on each rank; 0: 1 GiB */
     const char *weights;        /* how the base is kept: "fp32"; "bf16", half the bytes, its products in bf16
@@ -59,8 +63,8 @@ struct engine_info {
     const int32_t *eos;         /* stop tokens of config.json and generation_config.json */
     int eos_count;
     const char *weights;        /* "fp32" or "bf16" */
-    int ranks;                  /* 1 .. ENGINE_RANKS_MAX */
-    const char *numerics;       /* numerics class: device, instruction set, build and ranks that decide bits */
+    int ranks, replicas;        /* 1 .. ENGINE_RANKS_MAX, and so their product */
+    const char *numerics;       /* numerics class: device, instruction set, build, ranks and replicas that decide bits */
     char weights_sha256[65];    /* of the weight files, in order of name */
 };
 
@@ -96,17 +100,18 @@ void adapter_free(struct adapter *ad); /* NULL is fine */
 const struct lora_conf *adapter_conf(const struct adapter *ad);
 int64_t adapter_step(const struct adapter *ad);      /* optimizer steps taken */
 bool adapter_has_gradient(const struct adapter *ad); /* something was accumulated since the last step */
-size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool optimizer); /* of all ranks together */
+size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool optimizer); /* of all ranks and replicas together */
 
 /* SHA-256 (hex, 65 bytes) over configuration, weights, step, m, v and pending gradient: equal digests
- * mean equal state, on however many ranks. */
+ * mean equal state, on however many ranks and replicas. */
 int adapter_digest(const struct adapter *ad, char out[65], struct err *e) WARN_UNUSED;
 
 /* A checkpoint is a folder: adapter_config.json + adapter_model.safetensors (loadable by PEFT) and,
  * when asked for, optimizer.safetensors (m, v, step; the pending gradient too if there is one).
  * save writes dir + ".tmp", syncs, renames over nothing: an existing dir is ERR_USER.
  * *size_bytes gets the sum of the files; sha256 the hash over the files' hashes in order of name.
- * Files hold whole tensors: the ranks that saved them do not show, and any number of ranks can load them. */
+ * Files hold whole tensors: the ranks and replicas that saved them do not show, and any number of either can load
+ * them. */
 int adapter_save(const struct adapter *ad, const char *dir, bool with_optimizer, int64_t *size_bytes,
                  char sha256[65], struct err *e) WARN_UNUSED;
 

@@ -4,7 +4,12 @@
  * model, a scratch and its end of the group that sums.  The first is the one that callers know.  It
  * leads: it alone plans passes, holds requests and KV blocks, chooses tokens and knows losses, so
  * there is nothing that ranks could disagree about.  What a pass computes runs on all ranks at once
- * (engine_on_ranks), each in its own thread; none of it can fail half way. */
+ * (engine_on_ranks), each in its own thread; none of it can fail half way.
+ *
+ * An engine of n replicas (data parallelism) is n such sets, each of which could be an engine of its
+ * own: it plans its passes and serves its requests.  Callers know the leader of the first.  Who deals
+ * work out (replicas.c, deal.c, and what changes adapters) knows of all; what plans or computes a
+ * pass, samples or keeps KV blocks is given the leader of one and knows of no other. */
 #ifndef ENGINE_INSIDE_H
 #define ENGINE_INSIDE_H
 
@@ -39,17 +44,24 @@ struct engine {
     int rank, rank_count;
     const struct comm_ops *comm_ops;
     struct comm *comm; /* NULL: one rank alone */
+    int replica;               /* all ranks of one have its number */
+    struct comm *replica_comm; /* with the same rank of the other replicas; NULL: one replica alone */
     int32_t *part_ids;    /* the head's room on the host (head.h), shared by all its chunks: */
     float *part_numbers;  /* only one is worked on at a time.  NULL: one rank alone */
 
     /* of the leader only */
     struct engine *ranks[ENGINE_RANKS_MAX]; /* [rank_count]; the first is itself */
     struct team *team;                      /* NULL: one rank alone */
-    char numerics[128];                     /* with more ranks than one */
     struct kv_store *kv;
     struct sample *samples;   /* all that were added and not freed */
     uint64_t arrivals, serials; /* handed out so far: to requests, to weights */
     struct sample_stats stats;
+
+    /* of the first replica's leader only */
+    struct engine *replicas[ENGINE_RANKS_MAX]; /* [replica_count] leaders; the first is itself */
+    int replica_count;
+    struct team *replica_team; /* a thread for each leader; NULL: one replica alone */
+    char numerics[128];        /* with more ranks or replicas than one */
 };
 
 /* Bytes of each of the two tables of rotary angles. */
@@ -63,7 +75,9 @@ void engine_shape(struct engine *en);
 
 /* fn(arg, rank) on all ranks at once. */
 void engine_on_ranks(struct engine *en, team_fn *fn, void *arg);
-/* Waits for all ranks' devices. */
+/* fn(arg, replica) for all replicas at once, each on its leader's thread. */
+void engine_on_replicas(struct engine *en, team_fn *fn, void *arg);
+/* Waits for the devices of all ranks of a replica. */
 int engine_sync(struct engine *en, struct err *e) WARN_UNUSED;
 
 /* x [count] becomes the sum over ranks, where there are several. */
@@ -75,6 +89,20 @@ static inline void engine_all_reduce(struct engine *en, float *x, size_t count)
 /* Makes scratch at least this large on every rank (never beyond the maximum: ERR_USER). */
 int engine_scratch(struct engine *en, size_t bytes, struct err *e) WARN_UNUSED;
 
+/* The leaders of conf's replicas beside the first, nothing in them yet but their number; ERR_USER for
+ * more devices than there may be. */
+int replicas_make(struct engine *en, const struct engine_conf *conf, struct err *e) WARN_UNUSED;
+/* Once all devices are open: the leaders' threads, and what sums over replicas. */
+int replicas_join(struct engine *en, struct err *e) WARN_UNUSED;
+/* While all devices are still open. */
+void replicas_part(struct engine *en);
+
+/* What the replica of leader en has of an adapter, whose first replica's is known to callers. */
+static inline struct adapter *adapter_at(const struct engine *en, struct adapter *ad)
+{
+    return ad ? ad->replicas[en->replica] : NULL;
+}
+
 /* The samplers' share of closing: every sample must be gone. */
 void engine_sampling_close(struct engine *en);
 int engine_sampling_open(struct engine *en, size_t kv_bytes_max, struct err *e) WARN_UNUSED;
@@ -82,7 +110,7 @@ int engine_sampling_open(struct engine *en, size_t kv_bytes_max, struct err *e) 
 /* Host memory of a step in which every thread chooses tokens; the arena has it beside its own bound. */
 size_t sample_rooms_bytes(const struct engine *en);
 
-/* Is a request of this adapter in flight? */
+/* Does this replica have a request of this adapter, of which it is given its own, in flight? */
 bool engine_sampling_uses(const struct engine *en, const struct adapter *ad);
 
 #endif

@@ -94,6 +94,11 @@ int kv_blocks_max(const struct kv_store *kv)
     return kv->max;
 }
 
+int kv_blocks_busy(const struct kv_store *kv)
+{
+    return kv->used + kv->promised;
+}
+
 int64_t kv_evictions(const struct kv_store *kv)
 {
     return kv->evictions;

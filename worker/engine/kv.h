@@ -41,6 +41,7 @@ struct kv_store;
 struct kv_store *kv_create(struct engine *en, size_t bytes_max, struct err *e);
 void kv_free(struct kv_store *kv); /* NULL is fine; nothing may be held */
 int kv_blocks_max(const struct kv_store *kv);
+int kv_blocks_busy(const struct kv_store *kv); /* held or promised */
 int64_t kv_evictions(const struct kv_store *kv); /* named blocks whose memory was taken */
 
 /* Of one block on one rank, all layers. */

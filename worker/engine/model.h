@@ -93,7 +93,8 @@ struct lora_tensor {
 /* The four parts of an adapter's state. */
 enum part { PART_WEIGHTS, PART_GRADIENT, PART_M, PART_V, PARTS };
 
-/* On one rank; with several each has one, and callers know the first, which alone has step, serial and has_gradient. */
+/* On one rank; with several each has one, and callers know the first, which alone has step and has_gradient.  Each
+ * replica has such a set, equal to the others' whenever the engine is not at work; callers know the first's. */
 struct adapter {
     const struct ops *ops;
     struct device *dev;           /* the rank's, which must outlive it; all memory below is this device's */
@@ -102,11 +103,13 @@ struct adapter {
     int layers;
     int rank_count;
     struct adapter *ranks[ENGINE_RANKS_MAX]; /* of the first: [rank_count], itself included */
+    int replica_count;
+    struct adapter *replicas[ENGINE_RANKS_MAX]; /* of the first rank of the first: [replica_count] first ranks */
     struct lora_tensor *sites;    /* [layers * SITES_A_LAYER], then one for the unembedding */
     int site_count;               /* layers * SITES_A_LAYER + 1 */
     int64_t step;
-    uint64_t serial;              /* names these very weights for the sampler's prefix cache; 0: nobody asked yet.
-                                     Whoever changes an A or B sets it to 0 */
+    uint64_t serial;              /* names these very weights for the replica's prefix cache; 0: nobody asked yet.
+                                     Whoever changes an A or B sets it to 0 on every replica's first rank */
     bool trainable, has_gradient;
     float *memory;                /* one block that holds all of the above: weights (A, B of site 0, of site 1 ...),
                                      then, when trainable, gradients, m and v in the same order; every tensor
@@ -132,18 +135,21 @@ void lora_site_name(const struct adapter *ad, int index, char *out, size_t size)
 /* ERR_USER for a rank out of range, or an adapter on nothing. */
 int lora_conf_check(const struct lora_conf *conf, struct err *e) WARN_UNUSED;
 
-/* Allocates the tensors for conf on all ranks of the engine, all zero, and names the base model.  Used by create and
+/* Allocates the tensors for conf on all ranks and replicas of the engine, all zero, and names the base model.  Used by create and
  * load. */
 struct adapter *adapter_alloc(struct engine *en, const struct lora_conf *conf, bool trainable, struct err *e);
 
 /* A's (b 0) or B's (b 1) tensor of a site as all ranks have it together: rows and columns. */
 void adapter_tensor_size(const struct adapter *ad, int site, int b, int64_t *rows, int64_t *cols);
 /* Its numbers at .. at + count - 1 between host and devices.  What is whole on every rank is read from the first and
- * written to all.  A device that fails meanwhile gives zeros: adapter_sync() tells, as ops->sync() does. */
+ * written to all, and so are replicas.  A device that fails meanwhile gives zeros: adapter_sync() tells, as ops->sync() does. */
 void adapter_tensor_get(const struct adapter *ad, int site, enum part part, int b, size_t at, float *to, size_t count);
 void adapter_tensor_put(struct adapter *ad, int site, enum part part, int b, size_t at, const float *from,
                         size_t count);
 int adapter_sync(const struct adapter *ad, struct err *e) WARN_UNUSED;
+
+/* The gradient on this rank, all tensors in one: part_count floats of the device. */
+float *adapter_gradient(const struct adapter *ad);
 
 /* A tensor goes piece by piece through a room of the host's, which the caller frees; NULL: ERR_RETRY. */
 #define ADAPTER_PIECE 16384 /* numbers */

@@ -33,6 +33,7 @@ static int list_tensors(const struct adapter *ad, bool cut_only, struct adam_ten
     return n;
 }
 
+/* On one replica. */
 struct step_arg {
     struct engine *en;
     struct adapter *ad;
@@ -84,6 +85,25 @@ static struct adamw_step step_of(const struct adam_params *p, int64_t step, doub
     };
 }
 
+/* Replicas have equal state, so each takes the step for itself. */
+struct stepping {
+    struct engine *en;
+    team_fn *fn; /* of a replica's ranks */
+    struct step_arg replicas[ENGINE_RANKS_MAX];
+};
+
+static void on_replica(void *arg, int replica)
+{
+    struct stepping *s = arg;
+    engine_on_ranks(s->replicas[replica].en, s->fn, &s->replicas[replica]);
+}
+
+static void on_all(struct stepping *s, team_fn *fn)
+{
+    s->fn = fn;
+    engine_on_replicas(s->en, on_replica, s);
+}
+
 static struct tensors *room_for_tensors(struct engine *en, const struct adapter *ad, struct err *e)
 {
     struct tensors *ranks = arena_zalloc(en->host, (size_t)en->rank_count * sizeof *ranks, e);
@@ -95,32 +115,51 @@ static struct tensors *room_for_tensors(struct engine *en, const struct adapter 
     return ranks;
 }
 
+static int begin(struct stepping *s, struct engine *en, struct adapter *ad, struct err *e)
+{
+    s->en = en;
+    for (int d = 0; d < en->replica_count; d++) {
+        struct step_arg *a = &s->replicas[d];
+        *a = (struct step_arg){.en = en->replicas[d], .ad = ad->replicas[d]};
+        a->ranks = room_for_tensors(a->en, a->ad, e);
+        if (!a->ranks) return -1;
+    }
+    return 0;
+}
+
+static double norm_of(struct step_arg *a)
+{
+    engine_on_ranks(a->en, add_squares, a);
+    double squares = a->ranks[0].squares;
+    for (int r = 1; r < a->en->rank_count; r++)
+        squares += a->ranks[r].squares;
+    return sqrt(squares);
+}
+
 static int take_step(struct engine *en, struct adapter *ad, const struct adam_params *p,
                      double *grad_norm, struct err *e)
 {
-    struct step_arg a = {.en = en, .ad = ad, .ranks = room_for_tensors(en, ad, e)};
-    if (!a.ranks) return -1;
-    engine_on_ranks(en, add_squares, &a);
-    double squares = a.ranks[0].squares;
-    for (int r = 1; r < en->rank_count; r++)
-        squares += a.ranks[r].squares;
-    double norm = sqrt(squares);
+    struct stepping s;
+    if (begin(&s, en, ad, e) < 0) return -1;
+    double norm = norm_of(&s.replicas[0]);
     if (!isfinite(norm)) {
-        engine_on_ranks(en, drop_gradient, &a);
+        on_all(&s, drop_gradient);
         ad->has_gradient = false;
         return err_set(e, ERR_USER,
                        "the gradient's norm is %g, expected a finite number; the gradient was "
                        "dropped and no step was taken",
                        norm);
     }
-    assert(!engine_sampling_uses(en, ad));
-    ad->serial = 0; /* other weights from here on */
-    a.step = step_of(p, ad->step + 1, norm);
-    engine_on_ranks(en, step, &a);
+    for (int d = 0; d < en->replica_count; d++) {
+        assert(!engine_sampling_uses(en->replicas[d], ad->replicas[d]));
+        ad->replicas[d]->serial = 0; /* other weights from here on */
+        s.replicas[d].step = step_of(p, ad->step + 1, norm);
+    }
+    on_all(&s, step);
     ad->step++;
     ad->has_gradient = false;
     *grad_norm = norm;
-    return engine_sync(en, e);
+    return adapter_sync(ad, e);
 }
 
 int adapter_optim_step(struct engine *en, struct adapter *ad, const struct adam_params *p,
@@ -130,6 +169,7 @@ int adapter_optim_step(struct engine *en, struct adapter *ad, const struct adam_
     if (!ad->trainable)
         return err_set(e, ERR_USER, "these weights were loaded for sampling and cannot be trained");
     int rc = take_step(en, ad, p, grad_norm, e);
-    arena_reset(en->host);
+    for (int d = 0; d < en->replica_count; d++)
+        arena_reset(en->replicas[d]->host);
     return rc;
 }

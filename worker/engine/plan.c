@@ -84,6 +84,7 @@ static int read_shape(struct planned *d, const struct memory_plan_conf *conf, st
     enum ops_dtype said = mw->whole.says_bf16 ? OPS_BF16 : OPS_F32;
     if (model_dtype_of(conf->weights, said, &mw->dtype, e) < 0) return -1;
     d->en.mw = mw;
+    d->en.replica_count = 1;
     d->en.ops = ops_cpu();
     d->gpu = conf->gpu;
     engine_shape(&d->en);

@@ -48,7 +48,7 @@ bool engine_sampling_uses(const struct engine *en, const struct adapter *ad)
     return false;
 }
 
-struct sample_stats engine_sample_stats(const struct engine *en)
+struct sample_stats sampler_stats(const struct engine *en)
 {
     struct sample_stats stats = en->stats;
     stats.evictions = kv_evictions(en->kv);
@@ -259,8 +259,8 @@ static void list_add(struct engine *en, struct sample *s)
     *end = s;
 }
 
-struct sample *engine_sample_add(struct engine *en, struct adapter *adapter, const int32_t *prompt,
-                                 int prompt_count, const struct sample_conf *conf, struct err *e)
+struct sample *sampler_add(struct engine *en, struct adapter *adapter, const int32_t *prompt,
+                           int prompt_count, const struct sample_conf *conf, struct err *e)
 {
     if (sample_check(en, prompt, prompt_count, conf, e) < 0 ||
         engine_scratch(en, sample_bytes(en), e) < 0)
@@ -270,6 +270,7 @@ struct sample *engine_sample_add(struct engine *en, struct adapter *adapter, con
         err_set(e, ERR_RETRY, "out of memory");
         return NULL;
     }
+    s->replica = en->replica;
     s->adapter = adapter;
     s->owner = owner_of(en, adapter);
     s->arrival = ++en->arrivals;
@@ -287,9 +288,8 @@ fail:
     return NULL;
 }
 
-void engine_sample_free(struct engine *en, struct sample *s)
+void sampler_remove(struct engine *en, struct sample *s)
 {
-    if (!s) return;
     struct sample **at = &en->samples;
     while (*at != s)
         at = &(*at)->next;

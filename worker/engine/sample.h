@@ -24,7 +24,8 @@ struct sequence {
 struct sample {
     struct sample *next; /* of the engine's; one adapter's stand together */
     uint64_t arrival;
-    struct adapter *adapter;
+    int replica;             /* that serves it */
+    struct adapter *adapter; /* that replica's */
     uint64_t owner; /* names the weights */
     struct sample_conf conf; /* with arrays of our own */
     size_t stop_longest;     /* bytes */
@@ -45,6 +46,13 @@ struct sample {
     int running; /* sequences that go on */
     bool done;
 };
+
+/* What engine.h promises of engine_sample_..., on one replica, of which the adapter is. */
+struct sample *sampler_add(struct engine *en, struct adapter *adapter, const int32_t *prompt,
+                           int prompt_count, const struct sample_conf *conf, struct err *e);
+int sampler_step(struct engine *en, struct err *e) WARN_UNUSED;
+void sampler_remove(struct engine *en, struct sample *s);
+struct sample_stats sampler_stats(const struct engine *en);
 
 int sample_rows_max(const struct engine *en);
 size_t sample_bytes(const struct engine *en);

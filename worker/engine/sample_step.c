@@ -362,7 +362,7 @@ static int batch_init(struct batch *b, struct engine *en, struct err *e)
     return asks_init(&b->asks, en, e);
 }
 
-int engine_sample_step(struct engine *en, struct err *e)
+int sampler_step(struct engine *en, struct err *e)
 {
     struct batch b;
     struct err why = {0};

@@ -1,9 +1,9 @@
-/* train.c - several jobs' datums in packed passes.
+/* train.c - one replica's datums in packed passes.
  *
- * Datums are put in the order adapter by adapter (as adapters first appear), within one by item and
- * datum, and cut into passes that fit the scratch.  Forward-only datums have passes of their own,
- * which keep nothing.  All memory is found before the first gradient changes; after that nothing
- * here can fail but the device.
+ * They come in the order in which their gradients are to be summed, those of one adapter side by
+ * side, and are cut into passes that fit the scratch.  Forward-only datums have passes of their own,
+ * which keep nothing, and a stage of work (deal.c) ends with a pass.  All memory is found before the
+ * first gradient changes; after that nothing here can fail but the device.
  *
  * Gradients go straight to the adapters, blocks in the order of their datums: neither the cut nor
  * the company shows, because a pass cuts between datums and a block's sum starts from zero.
@@ -21,15 +21,28 @@
 struct ref {
     struct train_item *item;
     struct datum *datum;
+    int turn;
     double sequence_ratio; /* known once all log-probabilities of the datum are */
 };
 
-struct plan {
+/* A pass that is laid out. */
+struct laid {
+    struct head *head;
+    struct pass *pass;
+    struct ref *refs;
+    int count;
+    bool keep;
+};
+
+struct train_work {
+    struct engine *en;
     struct ref *refs;
     struct pass_seq *seqs; /* beside refs */
     int count;
     int *cuts; /* pass i holds refs cuts[i] .. cuts[i + 1] - 1 */
-    int pass_count;
+    int pass_count, next; /* passes, and which is to run next */
+    struct laid *laid;    /* [pass_count] */
+    struct chunk *chunk;
 };
 
 /* A chunk of the head on its way: rows of the pass, and whose they are.  One serves all passes. */
@@ -50,34 +63,27 @@ size_t train_bytes(const struct engine *en, int rows, int kv_blocks, int ldu, bo
     return head_bytes(en, ldu, keep) + pass_bytes(en, rows, kv_blocks, ldu, keep);
 }
 
-/* ------------------------------------------------------------------ the plan */
+/* ------------------------------------------------------------------ the cut */
 
-static void plan_item(struct plan *plan, struct train_item *item)
+struct train_work *train_begin(struct engine *en, int datums, struct err *e)
 {
-    for (int i = 0; i < item->datum_count; i++) {
-        struct datum *d = &item->datums[i];
-        plan->seqs[plan->count] =
-            (struct pass_seq){.adapter = item->adapter, .tokens = d->tokens, .rows = d->n};
-        plan->refs[plan->count++] = (struct ref){.item = item, .datum = d};
-    }
+    size_t n = (size_t)datums + 1;
+    struct train_work *w = arena_zalloc(en->host, sizeof *w, e);
+    if (!w) return NULL;
+    w->en = en;
+    w->refs = arena_alloc(en->host, n * sizeof *w->refs, e);
+    if (!w->refs) return NULL;
+    w->seqs = arena_alloc(en->host, n * sizeof *w->seqs, e);
+    if (!w->seqs) return NULL;
+    w->cuts = arena_alloc(en->host, n * sizeof *w->cuts, e);
+    return w->cuts ? w : NULL;
 }
 
-static bool seen_before(const struct train_item *items, int i)
+void train_add(struct train_work *w, struct train_item *item, struct datum *d, int turn)
 {
-    for (int j = 0; j < i; j++)
-        if (items[j].adapter == items[i].adapter && items[j].forward_only == items[i].forward_only)
-            return true;
-    return false;
-}
-
-static void plan_order(struct plan *plan, struct train_item *items, int count, bool forward_only)
-{
-    for (int i = 0; i < count; i++) {
-        if (items[i].forward_only != forward_only || seen_before(items, i)) continue;
-        for (int j = i; j < count; j++)
-            if (items[j].adapter == items[i].adapter && items[j].forward_only == forward_only)
-                plan_item(plan, &items[j]);
-    }
+    w->seqs[w->count] = (struct pass_seq){
+        .adapter = adapter_at(w->en, item->adapter), .tokens = d->tokens, .rows = d->n};
+    w->refs[w->count++] = (struct ref){.item = item, .datum = d, .turn = turn};
 }
 
 /* How a pass grows by one more datum. */
@@ -99,42 +105,31 @@ static size_t load_bytes(const struct engine *en, struct load l, const struct re
     return train_bytes(en, l.rows, l.blocks, l.ldu, !r->item->forward_only);
 }
 
-/* Cuts greedily; *most gets the largest pass's bytes. */
-static void plan_cut(const struct engine *en, struct plan *plan, size_t *most)
+/* Datums that must not share a pass. */
+static bool apart(const struct ref *a, const struct ref *b)
+{
+    return a->item->forward_only != b->item->forward_only || a->turn != b->turn;
+}
+
+/* Cuts greedily; the largest pass's bytes. */
+static size_t cut(struct train_work *w)
 {
     struct load load = {0};
-    *most = 0;
-    for (int i = 0; i < plan->count; i++) {
-        const struct ref *r = &plan->refs[i];
+    size_t most = 0;
+    for (int i = 0; i < w->count; i++) {
+        const struct ref *r = &w->refs[i];
         struct load more = load_with(load, r);
-        if (i == 0 || r->item->forward_only != plan->refs[i - 1].item->forward_only ||
-            more.rows > ENGINE_PASS_ROWS || load_bytes(en, more, r) > en->scratch_bytes_max) {
-            plan->cuts[plan->pass_count++] = i;
+        if (i == 0 || apart(r, r - 1) || more.rows > ENGINE_PASS_ROWS ||
+            load_bytes(w->en, more, r) > w->en->scratch_bytes_max) {
+            w->cuts[w->pass_count++] = i;
             more = load_with((struct load){0}, r);
         }
         load = more;
-        size_t bytes = load_bytes(en, load, r);
-        if (bytes > *most) *most = bytes;
+        size_t bytes = load_bytes(w->en, load, r);
+        if (bytes > most) most = bytes;
     }
-    plan->cuts[plan->pass_count] = plan->count;
-}
-
-static int plan_make(struct engine *en, struct plan *plan, struct train_item *items, int count,
-                     size_t *most, struct err *e)
-{
-    size_t datums = 0;
-    for (int i = 0; i < count; i++)
-        datums += (size_t)items[i].datum_count;
-    plan->refs = arena_alloc(en->host, (datums + 1) * sizeof *plan->refs, e);
-    if (!plan->refs) return -1;
-    plan->seqs = arena_alloc(en->host, (datums + 1) * sizeof *plan->seqs, e);
-    if (!plan->seqs) return -1;
-    plan->cuts = arena_alloc(en->host, (datums + 1) * sizeof *plan->cuts, e);
-    if (!plan->cuts) return -1;
-    plan_order(plan, items, count, false);
-    plan_order(plan, items, count, true);
-    plan_cut(en, plan, most);
-    return 0;
+    w->cuts[w->pass_count] = w->count;
+    return most;
 }
 
 /* ------------------------------------------------------------------ the head of a pass */
@@ -249,25 +244,27 @@ static int ldu_of(const struct ref *refs, int count)
     return l.ldu;
 }
 
-struct laid {
-    struct head *head;
-    struct pass *pass;
-    struct ref *refs;
-    int count;
-    bool keep;
-};
-
-static int lay_pass(struct engine *en, const struct plan *plan, int at, struct laid *out,
-                    struct err *e)
+static int lay_pass(struct train_work *w, int at, struct laid *out, struct err *e)
 {
-    out->refs = plan->refs + plan->cuts[at];
-    out->count = plan->cuts[at + 1] - plan->cuts[at];
+    out->refs = w->refs + w->cuts[at];
+    out->count = w->cuts[at + 1] - w->cuts[at];
     out->keep = !out->refs->item->forward_only;
-    out->head = head_begin(en, ldu_of(out->refs, out->count), out->keep, e);
+    out->head = head_begin(w->en, ldu_of(out->refs, out->count), out->keep, e);
     if (!out->head) return -1;
-    out->pass =
-        pass_begin(en, plan->seqs + plan->cuts[at], out->count, out->keep, out->head->bytes, e);
+    out->pass = pass_begin(w->en, w->seqs + w->cuts[at], out->count, out->keep, out->head->bytes, e);
     return out->pass ? 0 : -1;
+}
+
+int train_ready(struct train_work *w, struct err *e)
+{
+    if (engine_scratch(w->en, cut(w), e) < 0) return -1;
+    w->chunk = chunk_make(w->en, e);
+    if (!w->chunk) return -1;
+    w->laid = arena_alloc(w->en->host, ((size_t)w->pass_count + 1) * sizeof *w->laid, e);
+    if (!w->laid) return -1;
+    for (int i = 0; i < w->pass_count; i++)
+        if (lay_pass(w, i, &w->laid[i], e) < 0) return -1;
+    return 0;
 }
 
 static void run_pass(const struct laid *l, struct chunk *c)
@@ -280,46 +277,11 @@ static void run_pass(const struct laid *l, struct chunk *c)
     if (l->keep) pass_backward(p);
 }
 
-static int run_plan(struct engine *en, const struct plan *plan, struct err *e)
+int train_run(struct train_work *w, int turn, struct err *e)
 {
-    struct chunk *chunk = chunk_make(en, e);
-    if (!chunk) return -1;
-    struct laid *laid = arena_alloc(en->host, (size_t)plan->pass_count * sizeof *laid, e);
-    if (!laid) return -1;
-    for (int i = 0; i < plan->pass_count; i++)
-        if (lay_pass(en, plan, i, &laid[i], e) < 0) return -1;
-    for (int i = 0; i < plan->pass_count; i++) {
-        run_pass(&laid[i], chunk);
-        if (engine_sync(en, e) < 0) return -1;
+    for (; w->next < w->pass_count && w->laid[w->next].refs->turn == turn; w->next++) {
+        run_pass(&w->laid[w->next], w->chunk);
+        if (engine_sync(w->en, e) < 0) return -1;
     }
     return 0;
-}
-
-static void settle(struct train_item *item)
-{
-    item->out_loss = 0;
-    for (int k = 0; k < item->datum_count; k++) {
-        const struct datum *d = &item->datums[k];
-        double s = loss_sequence_ratio(&item->loss, d);
-        for (int i = 0; i < d->n * datum_width(d); i++)
-            item->out_loss += loss_value(&item->loss, d, i, (double)d->out_logprobs[i], s);
-    }
-    if (!item->forward_only) item->adapter->has_gradient = true;
-}
-
-int engine_train(struct engine *en, struct train_item *items, int count, struct err *e)
-{
-    struct plan plan = {0};
-    size_t most;
-    int rc = -1;
-    if (count < 1) return 0;
-    if (plan_make(en, &plan, items, count, &most, e) < 0) goto out;
-    if (engine_scratch(en, most, e) < 0) goto out;
-    if (run_plan(en, &plan, e) < 0) goto out;
-    for (int i = 0; i < count; i++)
-        settle(&items[i]);
-    rc = 0;
-out:
-    arena_reset(en->host);
-    return rc;
 }
