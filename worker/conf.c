@@ -29,6 +29,8 @@ int worker_conf_read(struct worker_conf *c, int argc, char **argv, struct err *e
         {"threads", CONF_INT, &c->threads, "2", 1, 1024, "threads of the engine, of each rank"},
         {"ranks", CONF_INT, &c->ranks, "1", 1, ENGINE_RANKS_MAX,
          "devices that share every layer of the model"},
+        {"replicas", CONF_INT, &c->replicas, "1", 1, ENGINE_RANKS_MAX,
+         "times that model and runs are there, each on ranks of its own, to share batches"},
         {"train_partitions", CONF_INT, &c->train_partitions, "4", 1, PARTITIONS_MAX,
          "shards of the training stream"},
         {"sample_partitions", CONF_INT, &c->sample_partitions, "2", 1, PARTITIONS_MAX,

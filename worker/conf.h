@@ -14,7 +14,7 @@ struct worker_conf {
     const char *data; /* blob folder: snapshots/ and checkpoints/ lie in it */
     const char *model, *model_dir, *device, *weights;
     bool replace_weights; /* accept other weights under a model name that is known */
-    int64_t slot, threads, ranks;
+    int64_t slot, threads, ranks, replicas;
     int64_t train_partitions, sample_partitions, kafka_replication;
     int64_t lease_ms;
     int64_t plan_wait_ms, company_ms;

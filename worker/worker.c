@@ -188,15 +188,17 @@ static int check_memory(const struct worker_conf *c, struct err *e)
                                         .weights = c->weights,
                                         .lora = {1, true, true, true},
                                         .ranks = (int)c->ranks,
+                                        .replicas = (int)c->replicas,
                                         .scratch_bytes_max = (size_t)c->scratch_mb << 20,
                                         .kv_bytes_max = (size_t)c->kv_mb << 20};
     struct memory_plan p;
     if (strcmp(c->device, "cpu")) return 0;
     if (memory_plan_make(&pc, &p, e) < 0) return -1;
+    int64_t devices = (int64_t)p.ranks * p.replicas;
     const struct memory_part parts[] = {
-        {"weights", (int64_t)(p.weights + p.packed + p.rope) * p.ranks, false},
-        {"scratch_mb", (int64_t)p.scratch * p.ranks, true},
-        {"kv_mb", (int64_t)p.kv * p.ranks, true},
+        {"weights", (int64_t)(p.weights + p.packed + p.rope) * devices, false},
+        {"scratch_mb", (int64_t)p.scratch * devices, true},
+        {"kv_mb", (int64_t)p.kv * devices, true},
         {"adapters_mb", c->adapters_mb << 20, true},
         {"sampler_cache_mb", c->sampler_cache_mb << 20, true},
         {"held_mb", c->held_mb << 20, true},
@@ -215,6 +217,7 @@ static int open_engine(struct worker *w, struct err *e)
                              .device = w->conf->device,
                              .threads = (int)w->conf->threads,
                              .ranks = (int)w->conf->ranks,
+                             .replicas = (int)w->conf->replicas,
                              .scratch_bytes_max = (size_t)w->conf->scratch_mb << 20,
                              .kv_bytes_max = (size_t)w->conf->kv_mb << 20,
                              .weights = w->conf->weights};

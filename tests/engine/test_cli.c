@@ -263,6 +263,42 @@ static void ranks_train_an_adapter_for_any_ranks(void **state)
     json_decref(two);
 }
 
+/* ------------------------------------------------------------------ replicas */
+
+static void replicas_reach_the_engine(void **state)
+{
+    char words[800];
+    struct ran r = tool("info", "--ranks 2 --replicas 2");
+    assert_non_null(strstr(r.out, "/tp 2/dp 2\n"));
+    ran_clear(&r);
+    struct ran one = tool("generate", "--tokens 5,17,1000,3 --max-tokens 12 --seed 9");
+    r = tool("generate", "--tokens 5,17,1000,3 --max-tokens 12 --seed 9 --replicas 3");
+    assert_string_equal(r.out, one.out);
+    ran_clear(&one);
+    ran_clear(&r);
+    folder_put_text(&folder, "replicas-data",
+                    "{\"tokens\": [5, 6, 7, 8, 9, 10, 11]}\n{\"tokens\": [8, 9, 10]}\n");
+    snprintf(words, sizeof words,
+             "--data %s/replicas-data --steps 3 --rank 4 --replicas 2 --out %s/by-replicas",
+             folder.path, folder.path);
+    r = tool("train", words);
+    assert_non_null(strstr(r.out, "3 steps, loss "));
+    ran_clear(&r);
+    snprintf(words, sizeof words, "--tokens 5,6,7 --adapter %s/by-replicas", folder.path);
+    one = tool("score", words);
+    snprintf(words, sizeof words, "--tokens 5,6,7 --adapter %s/by-replicas --replicas 2",
+             folder.path);
+    r = tool("score", words);
+    assert_string_equal(r.out, one.out);
+    ran_clear(&one);
+    ran_clear(&r);
+    r = run_tool(&folder, "%s info --model %s/model --ranks 2 --replicas 5", ENGINE_TOOL,
+                 folder.path);
+    assert_int_equal(r.code, 1);
+    assert_non_null(strstr(r.err, "replicas is 5, expected 1 to 4 with ranks 2"));
+    ran_clear(&r);
+}
+
 static void plan_prints_what_a_gpu_has_room_for(void **state)
 {
     struct err e = {0};
@@ -271,20 +307,22 @@ static void plan_prints_what_a_gpu_has_room_for(void **state)
     snprintf(dir, sizeof dir, "%s/model", folder.path);
     const struct device_plan_conf conf = {.memory = {.model_dir = dir,
                                                      .lora = {8, true, true, true},
-                                                     .ranks = 2},
+                                                     .ranks = 2,
+                                                     .replicas = 3},
                                           .device_bytes = (size_t)80 * 1000000000,
                                           .host_bytes = (size_t)10 * 1000000000,
                                           .scratch_percent = 40,
                                           .kv_percent = 30};
     assert_int_equal(device_plan_make(&conf, &p, &e), 0);
-    struct ran r = tool("plan", "--device-gb 80 --ranks 2 --rank 8 --host-gb 10 --scratch-share 40 "
-                                "--kv-share 30 --json");
+    struct ran r = tool("plan", "--device-gb 80 --ranks 2 --replicas 3 --rank 8 --host-gb 10 "
+                                "--scratch-share 40 --kv-share 30 --json");
     json_t *root = json_of(r.out);
     const struct {
         const char *name;
         size_t value;
     } want[] = {{"fits", 1},
                 {"ranks", 2},
+                {"replicas", 3},
                 {"left_bytes", p.left},
                 {"pass_tokens", p.pass_tokens},
                 {"kv_tokens", p.kv_tokens},
@@ -512,6 +550,7 @@ int main(void)
         cmocka_unit_test(train_takes_the_steps_and_saves_the_adapter),
         cmocka_unit_test(ranks_reach_the_engine),
         cmocka_unit_test(ranks_train_an_adapter_for_any_ranks),
+        cmocka_unit_test(replicas_reach_the_engine),
         cmocka_unit_test(plan_prints_what_a_gpu_has_room_for),
         cmocka_unit_test(whatever_is_wrong_is_named),
         cmocka_unit_test(every_command_explains_itself),

@@ -254,6 +254,35 @@ static void ranks_take_what_was_planned(void **state)
     folder_remove(&f);
 }
 
+/* And each replica as much as the first. */
+static void replicas_take_what_was_planned(void **state)
+{
+    struct folder f = world_make(ODD_MODEL);
+    for (int replicas = 1; replicas <= 3; replicas++) {
+        struct err e = {0};
+        struct memory_plan p;
+        const struct memory_plan_conf pc = {
+            .model_dir = folder_at(&f, "model"), .lora = confs[0], .ranks = 2, .replicas = replicas};
+        assert_int_equal(memory_plan_make(&pc, &p, &e), 0);
+        const struct engine_conf conf = {
+            .model_dir = pc.model_dir, .threads = 1, .ranks = 2, .replicas = replicas};
+        count_from_here();
+        struct engine *en = engine_open(&conf, &e);
+        if (!en) fail_msg("%s", e.text);
+        size_t devices = 2 * (size_t)replicas, base = p.weights + p.packed + p.rope;
+        assert_counted(devices * (base + CPU_SCRATCH_FLOATS * sizeof(float)));
+        count_from_here();
+        struct adapter *ad = new_adapter(en, 0);
+        size_t tenant = devices * (p.adapter + p.gradient + p.optimizer);
+        assert_int_equal(counted_bytes, tenant);
+        assert_int_equal(adapter_bytes(en, &confs[0], true), tenant);
+        assert_int_equal(memory_plan_total(&p, 1), tenant + devices * (base + p.scratch + p.kv));
+        adapter_free(ad);
+        engine_close(en);
+    }
+    folder_remove(&f);
+}
+
 /* ------------------------------------------------------------------ known models */
 
 /* Qwen3's dense models as their configurations give them (arXiv 2505.09388, table 1). */
@@ -441,6 +470,11 @@ static void a_gpu_that_is_too_small_is_told(void **state)
     conf.memory.ranks = 3;
     assert_int_equal(device_plan_make(&conf, &p, &e), -1);
     assert_string_equal(e.text, "ranks is 3, expected a divisor of the model's 8 key heads");
+    conf.memory.ranks = 4;
+    conf.memory.replicas = 3;
+    assert_int_equal(device_plan_make(&conf, &p, &e), -1);
+    assert_string_equal(e.text, "replicas is 3, expected 1 to 2 with ranks 4");
+    conf.memory.replicas = 0;
     conf.memory.ranks = 1;
     conf.kv_percent = 50;
     assert_int_equal(device_plan_make(&conf, &p, &e), -1);
@@ -482,6 +516,7 @@ int main(void)
         cmocka_unit_test(the_fullest_pass_takes_what_was_planned),
         cmocka_unit_test(keys_and_values_take_what_was_planned),
         cmocka_unit_test(ranks_take_what_was_planned),
+        cmocka_unit_test(replicas_take_what_was_planned),
         cmocka_unit_test(known_models_come_out_as_known),
         cmocka_unit_test(gpus_have_room_for_what_is_worked_out_by_hand),
         cmocka_unit_test(a_gpu_that_is_too_small_is_told),

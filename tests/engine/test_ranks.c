@@ -11,15 +11,7 @@
  * after one.
  *
  * Within one number of ranks everything holds that holds for one, on bits. */
-#include "engine/inside.h"
-#include "sampler.h"
-
-/* Sizes that fill no tile once they are cut: 2 or 4 parts of each. */
-#define CUT_MODEL                                                                                  \
-    "--vocab 1100 --hidden 44 --layers 2 --heads 8 --kv-heads 4 --head-dim 10 "                    \
-    "--intermediate 92 --context 400 --tied "
-#define LOGPROB_LIMIT  2e-5
-#define GRADIENT_LIMIT 1e-4
+#include "story.h"
 
 static const int degrees[] = {1, 2, 4};
 #define DEGREES ((int)(sizeof degrees / sizeof *degrees))
@@ -62,145 +54,24 @@ static struct engine *open_ranks(const struct folder *f, int ranks)
     return en;
 }
 
-/* ------------------------------------------------------------------ a training run, as numbers */
-
-#define STEPS 10
-#define ITEMS 3
-static const int lengths[ITEMS][4] = {{70, 3, 0}, {1, 129, 0}, {40, 64, 2, 0}};
-static const enum loss_kind losses[ITEMS] = {LOSS_CROSS_ENTROPY, LOSS_PPO, LOSS_GSPO};
-
-/* All numbers of a part of an adapter's state, tensors one after another; the caller frees. */
-static float *numbers_of(const struct adapter *ad, enum part part, size_t *count)
+static struct story played(const struct folder *f, int ranks, int which)
 {
-    float *out = malloc(ad->part_count * (size_t)ad->rank_count * sizeof *out);
-    assert_non_null(out);
-    *count = 0;
-    for (int i = 0; i < ad->site_count; i++)
-        for (int b = 0; b < 2 && ad->sites[i].a; b++) {
-            int64_t rows, cols;
-            adapter_tensor_size(ad, i, b, &rows, &cols);
-            adapter_tensor_get(ad, i, part, b, 0, out + *count, (size_t)(rows * cols));
-            *count += (size_t)(rows * cols);
-        }
-    return out;
-}
-
-struct story {
-    float *logprobs;            /* of all steps */
-    size_t logprob_count, count;
-    float *gradient, *weights;  /* [count] before the second step; after the last */
-    float *begin;               /* [count] the weights at first */
-    double norms[STEPS];
-    char digest[65];
-};
-
-static void train_items(struct engine *en, struct adapter *ad, int seed, float *logprobs,
-                        size_t *count)
-{
-    struct train_item items[ITEMS];
-    for (int i = 0; i < ITEMS; i++)
-        items[i] = make_item(en, ad, losses[i], lengths[i], (uint64_t)(10 * seed + i));
-    train(en, items, ITEMS);
-    for (int i = 0; i < ITEMS; i++) {
-        for (int d = 0; logprobs && d < items[i].datum_count; d++) {
-            const struct datum *datum = &items[i].datums[d];
-            memcpy(logprobs + *count, datum->out_logprobs, (size_t)datum->n * sizeof *logprobs);
-            *count += (size_t)datum->n;
-        }
-        item_clear(&items[i]);
-    }
-}
-
-/* eps is that of torch: the smallest gradients, which are nothing but noise, must not be blown up
- * to whole steps. */
-static double gentle_step(struct engine *en, struct adapter *ad)
-{
-    struct adam_params p = {.learning_rate = 2e-3,
-                            .beta1 = 0.9,
-                            .beta2 = 0.95,
-                            .eps = 1e-8,
-                            .weight_decay = 0.01,
-                            .grad_clip_norm = 0.5};
-    struct err e = {0};
-    double norm;
-    if (adapter_optim_step(en, ad, &p, &norm, &e) < 0) fail_msg("%s", e.text);
-    return norm;
-}
-
-static struct story story_of(const struct folder *f, int ranks, int which)
-{
-    struct story s = {0};
     struct engine *en = open_ranks(f, ranks);
-    struct adapter *ad = new_adapter(en, which);
-    size_t n;
-    s.logprobs = malloc(STEPS * 1000 * sizeof *s.logprobs);
-    assert_non_null(s.logprobs);
-    s.begin = numbers_of(ad, PART_WEIGHTS, &n);
-    for (int i = 0; i < STEPS; i++) {
-        train_items(en, ad, i, s.logprobs, &s.logprob_count);
-        if (i == 1) s.gradient = numbers_of(ad, PART_GRADIENT, &s.count);
-        s.norms[i] = gentle_step(en, ad);
-    }
-    s.weights = numbers_of(ad, PART_WEIGHTS, &n);
-    assert_int_equal(n, s.count);
-    digest_of(ad, s.digest);
-    adapter_free(ad);
+    struct story s = story_of(en, which);
     engine_close(en);
     return s;
-}
-
-static void story_clear(struct story *s)
-{
-    free(s->logprobs), free(s->gradient), free(s->weights), free(s->begin);
-}
-
-/* sqrt(sum (a - b)^2 / sum (b - c)^2) */
-static double distance(const float *a, const float *b, const float *c, size_t n)
-{
-    double off = 0, all = 0;
-    for (size_t i = 0; i < n; i++) {
-        off += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
-        all += ((double)b[i] - (double)c[i]) * ((double)b[i] - (double)c[i]);
-    }
-    assert_true(all > 0);
-    return sqrt(off / all);
-}
-
-static void assert_same_story(const struct story *s, const struct story *one, int ranks)
-{
-    double logprob[2] = {0}, gradient = 0, largest = 0, norm = 0;
-    size_t first = s->logprob_count / STEPS; /* all steps have as many */
-    assert_int_equal(s->logprob_count, one->logprob_count);
-    assert_int_equal(s->count, one->count);
-    for (size_t i = 0; i < s->logprob_count; i++)
-        logprob[i >= first] =
-            fmax(logprob[i >= first], fabs((double)s->logprobs[i] - (double)one->logprobs[i]));
-    for (size_t i = 0; i < s->count; i++) {
-        largest = fmax(largest, fabs((double)one->gradient[i]));
-        gradient = fmax(gradient, fabs((double)s->gradient[i] - (double)one->gradient[i]));
-    }
-    for (int i = 0; i < STEPS; i++)
-        norm = fmax(norm, fabs(s->norms[i] / one->norms[i] - 1));
-    double way = distance(s->weights, one->weights, one->begin, s->count);
-    printf("    %d ranks and 1: logprobs %.2e, after steps %.2e; gradient %.2e, norm %.2e, "
-           "way of weights %.2e\n",
-           ranks, logprob[0], logprob[1], gradient / largest, norm, way);
-    assert_true(logprob[0] <= LOGPROB_LIMIT);
-    assert_true(logprob[1] <= 10 * LOGPROB_LIMIT);
-    assert_true(gradient <= GRADIENT_LIMIT * largest);
-    assert_true(norm <= 10 * GRADIENT_LIMIT);
-    assert_true(way <= 10 * GRADIENT_LIMIT);
-    assert_true(memcmp(s->weights, one->begin, s->count * sizeof(float)) != 0);
 }
 
 static void ranks_agree_on_logprobs_gradients_and_ten_steps(void **state)
 {
     for (int tied = 0; tied < 2; tied++)
         for (int which = tied; which < 4; which += 2) {
-            struct story one = story_of(&models[tied], 1, which);
+            struct story one = played(&models[tied], 1, which);
             for (int d = 1; d < DEGREES; d++) {
-                struct story s = story_of(&models[tied], degrees[d], which);
-                assert_same_story(&s, &one, degrees[d]);
+                struct story s = played(&models[tied], degrees[d], which);
+                char name[32];
+                snprintf(name, sizeof name, "%d ranks", degrees[d]);
+                assert_same_story(&s, &one, name);
                 story_clear(&s);
             }
             story_clear(&one);
@@ -210,8 +81,8 @@ static void ranks_agree_on_logprobs_gradients_and_ten_steps(void **state)
 static void a_run_repeats_to_the_bit(void **state)
 {
     for (int d = 0; d < DEGREES; d++) {
-        struct story a = story_of(&models[0], degrees[d], 0);
-        struct story b = story_of(&models[0], degrees[d], 0);
+        struct story a = played(&models[0], degrees[d], 0);
+        struct story b = played(&models[0], degrees[d], 0);
         assert_string_equal(a.digest, b.digest);
         assert_memory_equal(a.logprobs, b.logprobs, a.logprob_count * sizeof(float));
         assert_memory_equal(a.norms, b.norms, sizeof a.norms);
@@ -380,21 +251,6 @@ static void a_fresh_adapter_is_the_same_on_any_ranks(void **state)
             assert_string_equal(digests[d], digests[0]);
         }
     }
-}
-
-static struct adapter *load(struct engine *en, const char *dir, const char *sha256)
-{
-    struct err e = {0};
-    struct adapter *ad = adapter_load(en, dir, sha256, true, true, &e);
-    if (!ad) fail_msg("%s", e.text);
-    return ad;
-}
-
-static void save(const struct adapter *ad, const char *dir, char sha256[65])
-{
-    struct err e = {0};
-    int64_t size;
-    if (adapter_save(ad, dir, true, &size, sha256, &e) < 0) fail_msg("%s", e.text);
 }
 
 /* Saved by some ranks with a gradient pending, loaded by others: the same state, and the same files

@@ -14,7 +14,7 @@
 
 struct settings {
     const char *model, *weights;
-    int64_t rank, adapters, scratch_mb, kv_mb, ranks, device_gb, host_gb, scratch_share, kv_share;
+    int64_t rank, adapters, scratch_mb, kv_mb, ranks, replicas, device_gb, host_gb, scratch_share, kv_share;
     bool no_attn, no_mlp, no_unembed, json;
 };
 
@@ -41,6 +41,8 @@ static int settings_read(struct settings *s, int argc, char **argv, struct err *
         {"kv_mb", CONF_INT, &s->kv_mb, "1024", 1, 1 << 24, "memory of running samples"},
         {"ranks", CONF_INT, &s->ranks, "1", 1, ENGINE_RANKS_MAX,
          "devices that share every layer; sizes are of one of them"},
+        {"replicas", CONF_INT, &s->replicas, "1", 1, ENGINE_RANKS_MAX,
+         "times that all of it is there, to share batches and requests"},
         {"device_gb", CONF_INT, &s->device_gb, "0", 0, 1 << 16,
          "what a GPU of so many GB has room for; 0: a CPU"},
         {"scratch_share", CONF_INT, &s->scratch_share, "50", 1, 98,
@@ -68,6 +70,7 @@ static int lines_of_parts(const struct memory_plan *p, struct line *lines)
     const struct line all[] = {
         {"parameters", "of the base model", p->parameters, false},
         {"ranks", "devices that share every layer; sizes are of one", (size_t)p->ranks, false},
+        {"replicas", "times that all of it is there", (size_t)p->replicas, false},
         {"weights_bytes", p->bf16 ? "gains and embedding of the base, in bf16" : "gains and embedding of the base, in fp32",
          p->weights, true},
         {"packed_bytes", "its matrices, prepared for products both ways", p->packed, true},
@@ -93,7 +96,7 @@ static int lines_of(const struct memory_plan *p, int adapters, struct line *line
         {"scratch_bytes", "memory of one pass, at most", p->scratch, true},
         {"kv_bytes", "memory of running samples, at most", p->kv, true},
         {"adapters", "tenants", (size_t)adapters, false},
-        {"total_bytes", "base, tenants, scratch and KV, of all ranks",
+        {"total_bytes", "base, tenants, scratch and KV, of all ranks and replicas",
          memory_plan_total(p, adapters), true},
     };
     return put(lines, lines_of_parts(p, lines), all, sizeof all / sizeof *all);
@@ -160,6 +163,7 @@ int command_plan(int argc, char **argv, struct err *e)
         .scratch_bytes_max = (size_t)s.scratch_mb << 20,
         .kv_bytes_max = (size_t)s.kv_mb << 20,
         .ranks = (int)s.ranks,
+        .replicas = (int)s.replicas,
     };
     const struct device_plan_conf device = {.memory = conf,
                                             .device_bytes = (size_t)s.device_gb * GB,

@@ -31,6 +31,7 @@ struct engine *session_engine(const struct session *s, struct err *e)
                                              .device = s->device,
                                              .threads = (int)s->threads,
                                              .ranks = (int)s->ranks,
+                                             .replicas = (int)s->replicas,
                                              .scratch_bytes_max = (size_t)s->scratch_mb << 20,
                                              .kv_bytes_max = (size_t)s->kv_mb << 20,
                                              .weights = s->weights},

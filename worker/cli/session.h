@@ -8,7 +8,7 @@
 
 struct session {
     const char *model, *device, *weights, *adapter;
-    int64_t threads, scratch_mb, kv_mb, ranks;
+    int64_t threads, scratch_mb, kv_mb, ranks, replicas;
 };
 
 /* Lines of a settings table. */
@@ -26,7 +26,14 @@ struct session {
         {"scratch_mb", CONF_INT, &(s)->scratch_mb, "4096", 1, 1 << 24, "memory of one pass"},      \
         {"kv_mb", CONF_INT, &(s)->kv_mb, "1024", 1, 1 << 24, "memory of running samples"}
 #define SESSION_RANKS(s)                                                                           \
-    {"ranks", CONF_INT, &(s)->ranks, "1", 1, ENGINE_RANKS_MAX, "devices that share every layer"}
+    {"ranks", CONF_INT, &(s)->ranks, "1", 1, ENGINE_RANKS_MAX, "devices that share every layer"},  \
+        {"replicas",                                                                               \
+         CONF_INT,                                                                                 \
+         &(s)->replicas,                                                                           \
+         "1",                                                                                      \
+         1,                                                                                        \
+         ENGINE_RANKS_MAX,                                                                         \
+         "times that all of it is there, to share batches and requests"}
 #define SESSION_ADAPTER(s)                                                                         \
     {"adapter", CONF_STR, &(s)->adapter, "", 0, 0, "folder of a saved adapter to apply"}
 

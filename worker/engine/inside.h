@@ -89,8 +89,9 @@ static inline void engine_all_reduce(struct engine *en, float *x, size_t count)
 /* Makes scratch at least this large on every rank (never beyond the maximum: ERR_USER). */
 int engine_scratch(struct engine *en, size_t bytes, struct err *e) WARN_UNUSED;
 
-/* The leaders of conf's replicas beside the first, nothing in them yet but their number; ERR_USER for
- * more devices than there may be. */
+/* ERR_USER for more devices than there may be. */
+int replicas_check(int ranks, int replicas, struct err *e) WARN_UNUSED;
+/* The leaders of conf's replicas, nothing in them yet but their number; ERR_USER as above. */
 int replicas_make(struct engine *en, const struct engine_conf *conf, struct err *e) WARN_UNUSED;
 /* Once all devices are open: the leaders' threads, and what sums over replicas. */
 int replicas_join(struct engine *en, struct err *e) WARN_UNUSED;

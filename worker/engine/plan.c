@@ -80,6 +80,7 @@ static int read_shape(struct planned *d, const struct memory_plan_conf *conf, st
     struct model_weights *mw = &d->mw;
     if (model_config_read(conf->model_dir, &mw->whole, e) < 0)
         return err_prefix(e, "could not read the configuration of model \"%s\"", conf->model_dir);
+    if (replicas_check(conf->ranks, conf->replicas, e) < 0) return -1;
     if (model_config_part(&mw->whole, conf->ranks ? conf->ranks : 1, &mw->conf, e) < 0) return -1;
     enum ops_dtype said = mw->whole.says_bf16 ? OPS_BF16 : OPS_F32;
     if (model_dtype_of(conf->weights, said, &mw->dtype, e) < 0) return -1;
@@ -100,6 +101,7 @@ int memory_plan_make(const struct memory_plan_conf *conf, struct memory_plan *ou
     if (lora_conf_check(&conf->lora, e) < 0 || read_shape(&d, conf, e) < 0) return -1;
     size_t ranks = (size_t)d.mw.conf.ranks;
     p.ranks = (int)ranks;
+    p.replicas = conf->replicas ? conf->replicas : 1;
     p.bf16 = d.mw.dtype == OPS_BF16;
     model_weights_size(&d.mw.whole, d.mw.dtype, &p.parameters, &unused);
     model_weights_size(&d.mw.conf, d.mw.dtype, &unused, &p.weights);
@@ -120,10 +122,15 @@ static size_t base_bytes(const struct memory_plan *p)
     return p->weights + p->packed + p->rope;
 }
 
+static size_t devices_of(const struct memory_plan *p)
+{
+    return (size_t)p->ranks * (size_t)p->replicas;
+}
+
 size_t memory_plan_total(const struct memory_plan *p, int adapters)
 {
     size_t tenant = p->adapter + p->gradient + p->optimizer;
-    return (base_bytes(p) + tenant * (size_t)adapters + p->scratch + p->kv) * (size_t)p->ranks;
+    return (base_bytes(p) + tenant * (size_t)adapters + p->scratch + p->kv) * devices_of(p);
 }
 
 /* ------------------------------------------------------------------ what a GPU has room for */
@@ -138,10 +145,10 @@ static size_t smaller(size_t a, size_t b)
 static void plan_tenants(struct device_plan *p, size_t host_bytes)
 {
     const struct memory_plan *m = &p->memory;
-    size_t here = m->adapter + m->gradient, ranks = (size_t)m->ranks;
+    size_t here = m->adapter + m->gradient, devices = devices_of(m);
     p->tenants_resident = p->tenants / (here + m->optimizer);
-    p->tenants_paged = smaller(p->tenants / here, host_bytes / (m->optimizer * ranks));
-    p->tenants_on_host = host_bytes / ((here + m->optimizer) * ranks);
+    p->tenants_paged = smaller(p->tenants / here, host_bytes / (m->optimizer * devices));
+    p->tenants_on_host = host_bytes / ((here + m->optimizer) * devices);
 }
 
 int device_plan_make(const struct device_plan_conf *conf, struct device_plan *out, struct err *e)

@@ -19,13 +19,13 @@ struct memory_plan_conf {
     struct lora_conf lora;    /* what a tenant trains */
     size_t scratch_bytes_max; /* as engine_conf's; 0: the same defaults */
     size_t kv_bytes_max;
-    int ranks;                /* as engine_conf's: 0 is 1.  All sizes are then of one rank */
+    int ranks, replicas;      /* as engine_conf's: 0 is 1.  All sizes are then of one rank of one replica */
     bool gpu;
 };
 
 struct memory_plan {
     size_t parameters; /* of the base model, how many: of all ranks */
-    int ranks;
+    int ranks, replicas;
 
     /* the base model, in bytes */
     bool bf16;      /* kept in bf16 */
@@ -54,7 +54,7 @@ struct memory_plan {
 int memory_plan_make(const struct memory_plan_conf *conf, struct memory_plan *out,
                      struct err *e) WARN_UNUSED;
 
-/* What the engine holds on all ranks with so many tenants: base, adapters, scratch and KV. */
+/* What the engine holds on all ranks and replicas with so many tenants: base, adapters, scratch and KV. */
 size_t memory_plan_total(const struct memory_plan *p, int adapters);
 
 /* ------------------------------------------------------------------ what a GPU has room for */
@@ -64,7 +64,7 @@ size_t memory_plan_total(const struct memory_plan *p, int adapters);
 struct device_plan_conf {
     struct memory_plan_conf memory; /* for a GPU; scratch and KV are worked out here */
     size_t device_bytes;            /* of each rank */
-    size_t host_bytes;              /* for what is paged out, of all ranks */
+    size_t host_bytes;              /* for what is paged out, of all ranks and replicas */
     int scratch_percent, kv_percent; /* of what the base leaves; tenants get the rest */
 };
 

@@ -10,21 +10,21 @@ void engine_on_replicas(struct engine *en, team_fn *fn, void *arg)
 
 /* ------------------------------------------------------------------ opening and closing */
 
-static int check_degrees(const struct engine_conf *conf, int ranks, struct err *e)
+int replicas_check(int ranks, int replicas, struct err *e)
 {
-    int replicas = conf->replicas > 1 ? conf->replicas : 1;
-    if (conf->ranks < 0 || ranks > ENGINE_RANKS_MAX)
-        return err_set(e, ERR_USER, "ranks is %d, expected 1 to %d", conf->ranks,
-                       ENGINE_RANKS_MAX);
-    if (conf->replicas >= 0 && replicas <= ENGINE_RANKS_MAX / ranks) return 0;
-    return err_set(e, ERR_USER, "replicas is %d, expected 1 to %d: %d devices of %d ranks each",
-                   conf->replicas, ENGINE_RANKS_MAX / ranks, ENGINE_RANKS_MAX, ranks);
+    if (ranks < 0 || ranks > ENGINE_RANKS_MAX)
+        return err_set(e, ERR_USER, "ranks is %d, expected 1 to %d", ranks, ENGINE_RANKS_MAX);
+    int most = ENGINE_RANKS_MAX / (ranks > 1 ? ranks : 1);
+    if (replicas >= 0 && replicas <= most) return 0;
+    if (ranks <= 1) return err_set(e, ERR_USER, "replicas is %d, expected 1 to %d", replicas, most);
+    return err_set(e, ERR_USER, "replicas is %d, expected 1 to %d with ranks %d", replicas, most,
+                   ranks);
 }
 
 int replicas_make(struct engine *en, const struct engine_conf *conf, struct err *e)
 {
     int n = conf->replicas > 1 ? conf->replicas : 1;
-    if (check_degrees(conf, conf->ranks > 1 ? conf->ranks : 1, e) < 0) return -1;
+    if (replicas_check(conf->ranks, conf->replicas, e) < 0) return -1;
     for (int d = 0; d < n; d++) {
         struct engine *one = en->replicas[d] = d ? calloc(1, sizeof *one) : en;
         if (!one) return err_set(e, ERR_RETRY, "out of memory");
