@@ -1,5 +1,5 @@
-/* story.h - a training run as numbers, and how far two of them may be apart that sum in other orders
- * (test_ranks.c says why so far). */
+/* story.h - a training run as numbers, and how far two of them may be apart that sum in other
+ * orders (test_ranks.c says why so far). */
 #ifndef TESTS_ENGINE_STORY_H
 #define TESTS_ENGINE_STORY_H
 

@@ -261,8 +261,10 @@ static void replicas_take_what_was_planned(void **state)
     for (int replicas = 1; replicas <= 3; replicas++) {
         struct err e = {0};
         struct memory_plan p;
-        const struct memory_plan_conf pc = {
-            .model_dir = folder_at(&f, "model"), .lora = confs[0], .ranks = 2, .replicas = replicas};
+        const struct memory_plan_conf pc = {.model_dir = folder_at(&f, "model"),
+                                            .lora = confs[0],
+                                            .ranks = 2,
+                                            .replicas = replicas};
         assert_int_equal(memory_plan_make(&pc, &p, &e), 0);
         const struct engine_conf conf = {
             .model_dir = pc.model_dir, .threads = 1, .ranks = 2, .replicas = replicas};

@@ -146,8 +146,8 @@ static void a_run_repeats_to_the_bit(void **state)
 enum way { WAY_ALONE, WAY_ONE_CALL, WAY_SMALL, WAY_COMPANY, WAYS };
 
 #define SMALL_ITEMS 7
-static const int small[SMALL_ITEMS][5] = {{70, 3, 90, 1, 0}, {5, 0},      {64, 129, 0}, {2, 2, 2, 2, 0},
-                                          {150, 0},          {33, 40, 0}, {1, 0}};
+static const int small[SMALL_ITEMS][5] = {
+    {70, 3, 90, 1, 0}, {5, 0}, {64, 129, 0}, {2, 2, 2, 2, 0}, {150, 0}, {33, 40, 0}, {1, 0}};
 
 static void train_way(struct engine *en, struct adapter *ad, enum way way,
                       struct adapter *const others[2])

@@ -1,8 +1,8 @@
 /* deal.c - several jobs' datums over the replicas (data parallelism), and one gradient of it all.
  *
- * Who computes a datum, and in which order gradients are summed, is decided by the datum's item
- * alone: not by what else is in the call, or what it was added to.  So bits repeat, in any company
- * and after a replay.
+ * Who computes a datum, and in which order gradients are summed, is decided by its item alone: not
+ * by what else is in the call, or what it was added to.  So bits repeat, in any company and after a
+ * replay.
  *
  * An adapter's pending gradient is the same on all replicas.  For an item the first replica goes on
  * with it; the others begin their own copy from zero.  When the item's passes are through, the copies
@@ -13,7 +13,6 @@
  * One replica goes straight through all items.  With several, an adapter's next item can only begin
  * when the one before is summed up: a call is worked off in turns, of which each has one item with a
  * gradient of every adapter that is left. */
-#include <string.h>
 #include "engine/loss.h"
 #include "engine/train.h"
 
@@ -30,8 +29,8 @@ struct deal {
 
 /* ------------------------------------------------------------------ who gets what */
 
-/* Where an item's first datum goes: anywhere, so that many small items meet all replicas, but for
- * the same tokens to the same (FNV-1a). */
+/* Where an item's first datum goes: a hash of its tokens (FNV-1a), so that many small items meet all
+ * replicas and a replayed one the same. */
 static int home_of(const struct train_item *item, int replicas)
 {
     uint64_t h = 0xcbf29ce484222325u;
@@ -119,43 +118,34 @@ static int deal_out(struct deal *l, struct err *e)
 
 /* ------------------------------------------------------------------ a turn */
 
-/* fn on this rank's gradient of every adapter that gets one in this turn. */
-static void on_gradients(const struct deal *l, const struct engine *en, bool sum)
+/* What the ranks of a replica do to the gradients of this turn: begin from zero, or sum up. */
+struct told {
+    const struct deal *deal;
+    struct engine *en;
+    bool sum;
+};
+
+static void do_gradients(void *arg, int rank)
 {
+    const struct told *t = arg;
+    const struct deal *l = t->deal;
+    const struct engine *en = t->en->ranks[rank];
     for (int i = 0; i < l->count; i++) {
         if (l->turns[i] != l->turn || l->items[i].forward_only) continue;
-        const struct adapter *ad = adapter_at(en, l->items[i].adapter)->ranks[en->rank];
+        const struct adapter *ad = adapter_at(en, l->items[i].adapter)->ranks[rank];
         float *gradient = adapter_gradient(ad);
-        if (sum)
+        if (t->sum)
             en->comm_ops->all_reduce(en->replica_comm, gradient, ad->part_count);
         else
             en->ops->zero(en->dev, gradient, ad->part_count * sizeof(float));
     }
 }
 
-/* What ranks of a replica are told. */
-struct told {
-    const struct deal *deal;
-    struct engine *en;
-};
-
-static void clear_rank(void *arg, int rank)
-{
-    const struct told *t = arg;
-    on_gradients(t->deal, t->en->ranks[rank], false);
-}
-
-static void sum_rank(void *arg, int rank)
-{
-    const struct told *t = arg;
-    on_gradients(t->deal, t->en->ranks[rank], true);
-}
-
 static void compute(void *arg, int replica)
 {
     struct deal *l = arg;
     struct engine *en = l->en->replicas[replica];
-    if (replica > 0) engine_on_ranks(en, clear_rank, &(struct told){l, en});
+    if (replica > 0) engine_on_ranks(en, do_gradients, &(struct told){l, en, false});
     l->rc[replica] = train_run(l->work[replica], l->turn, &l->errors[replica]);
 }
 
@@ -163,7 +153,7 @@ static void sum_up(void *arg, int replica)
 {
     struct deal *l = arg;
     struct engine *en = l->en->replicas[replica];
-    engine_on_ranks(en, sum_rank, &(struct told){l, en});
+    engine_on_ranks(en, do_gradients, &(struct told){l, en, true});
     l->rc[replica] = engine_sync(en, &l->errors[replica]);
 }
 

@@ -47,8 +47,8 @@ struct engine_conf {
     int replicas;               /* data parallelism: so many times the whole base model and every adapter, each on ranks of
                                    its own, for larger batches and more requests; 0 and 1: one.  ranks x replicas devices
                                    follow each other, at most ENGINE_RANKS_MAX (ERR_USER) */
-    size_t scratch_bytes_max;   /* activations of one pass, on each rank; 0: 4 GiB */
-    size_t kv_bytes_max;        /* all KV caches of running samples, on each rank; 0: 1 GiB */
+    size_t scratch_bytes_max;   /* activations of one pass, on each rank of each replica; 0: 4 GiB */
+    size_t kv_bytes_max;        /* all KV caches of running samples, on each rank of each replica; 0: 1 GiB */
     const char *weights;        /* how the base is kept: "fp32"; "bf16", half the bytes, its products in bf16
                                    with fp32 sums (kernels/ops.h); "auto" or NULL: bf16 when all matrices of the
                                    files are, otherwise fp32, so that nothing is rounded */
@@ -291,8 +291,9 @@ void sample_result_clear(struct sample_result *r);
  * the oldest first.  Token t of sample s is drawn by Philox(seed, s, t): company does not matter.
  *
  * A prompt is computed once for its samples, and its whole blocks of 64 tokens are kept for other requests of the
- * same weights that begin alike, also for those that arrive while it is being computed (kv.h).  What a request
- * wants scored is computed for it, and so is the last token of its prompt; no bit shows which blocks were found. */
+ * same weights that begin alike and that the same replica serves, also for those that arrive while it is being
+ * computed (kv.h).  What a request wants scored is computed for it, and so is the last token of its prompt; no bit
+ * shows which blocks were found. */
 struct sample;
 
 /* adapter NULL: the bare base model.  Its weights must stay as they are, and alive, while the request is in flight.

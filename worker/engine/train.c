@@ -2,7 +2,7 @@
  *
  * They come in the order in which their gradients are to be summed, those of one adapter side by
  * side, and are cut into passes that fit the scratch.  Forward-only datums have passes of their own,
- * which keep nothing, and a stage of work (deal.c) ends with a pass.  All memory is found before the
+ * which keep nothing, and a turn (deal.c) ends with a pass.  All memory is found before the
  * first gradient changes; after that nothing here can fail but the device.
  *
  * Gradients go straight to the adapters, blocks in the order of their datums: neither the cut nor
@@ -13,8 +13,6 @@
  * the bits of the first.  A datum never spans passes, so nothing else has to be kept. */
 #include "engine/train.h"
 
-#include <assert.h>
-#include <string.h>
 #include "engine/head.h"
 #include "engine/loss.h"
 
@@ -251,7 +249,8 @@ static int lay_pass(struct train_work *w, int at, struct laid *out, struct err *
     out->keep = !out->refs->item->forward_only;
     out->head = head_begin(w->en, ldu_of(out->refs, out->count), out->keep, e);
     if (!out->head) return -1;
-    out->pass = pass_begin(w->en, w->seqs + w->cuts[at], out->count, out->keep, out->head->bytes, e);
+    out->pass =
+        pass_begin(w->en, w->seqs + w->cuts[at], out->count, out->keep, out->head->bytes, e);
     return out->pass ? 0 : -1;
 }
 
