@@ -193,10 +193,15 @@ void engine_shape(struct engine *en)
     en->kv_floats = en->ops->kv_floats(&en->shape);
 }
 
+/* model_weights_load() or model_weights_random() */
+typedef struct model_weights *weights_fn(const char *dir, const char *weights, int rank, int ranks,
+                                         const struct ops *ops, struct device *dev, struct err *e);
+
 /* Of all ranks of a replica, or of all replicas. */
 struct loading {
     struct engine *en;
     const struct engine_conf *conf;
+    weights_fn *weights;
     struct err errors[ENGINE_RANKS_MAX];
     int rc[ENGINE_RANKS_MAX];
 };
@@ -217,10 +222,10 @@ static int same_files(const struct engine *en, const struct engine *first, struc
     return err_set(e, ERR_RETRY, "the weight files changed while they were read");
 }
 
-static int load_part(struct engine *en, const struct engine_conf *conf, struct err *e)
+static int load_part(struct engine *en, const struct loading *l, struct err *e)
 {
-    en->mw = model_weights_load(conf->model_dir, conf->weights, en->rank, en->rank_count, en->ops,
-                                en->dev, e);
+    en->mw = l->weights(l->conf->model_dir, l->conf->weights, en->rank, en->rank_count, en->ops,
+                        en->dev, e);
     if (!en->mw) return -1;
     en->layers = en->mw->packed;
     en->unembed = en->mw->unembed;
@@ -233,13 +238,14 @@ static int load_part(struct engine *en, const struct engine_conf *conf, struct e
 static void load_rank(void *arg, int rank)
 {
     struct loading *l = arg;
-    l->rc[rank] = load_part(l->en->ranks[rank], l->conf, &l->errors[rank]);
+    l->rc[rank] = load_part(l->en->ranks[rank], l, &l->errors[rank]);
 }
 
 /* Each rank reads all files and keeps its part; so they must have read the same. */
-static int load_ranks(struct engine *en, const struct engine_conf *conf, struct err *e)
+static int load_ranks(struct engine *en, const struct engine_conf *conf, weights_fn *weights,
+                      struct err *e)
 {
-    struct loading l = {.en = en, .conf = conf};
+    struct loading l = {.en = en, .conf = conf, .weights = weights};
     engine_on_ranks(en, load_rank, &l);
     if (loaded(&l, en->rank_count, e) < 0) return -1;
     for (int r = 1; r < en->rank_count; r++)
@@ -250,12 +256,13 @@ static int load_ranks(struct engine *en, const struct engine_conf *conf, struct 
 static void load_replica(void *arg, int replica)
 {
     struct loading *l = arg;
-    l->rc[replica] = load_ranks(l->en->replicas[replica], l->conf, &l->errors[replica]);
+    l->rc[replica] = load_ranks(l->en->replicas[replica], l->conf, l->weights, &l->errors[replica]);
 }
 
-static int load_replicas(struct engine *en, const struct engine_conf *conf, struct err *e)
+static int load_replicas(struct engine *en, const struct engine_conf *conf, weights_fn *weights,
+                         struct err *e)
 {
-    struct loading l = {.en = en, .conf = conf};
+    struct loading l = {.en = en, .conf = conf, .weights = weights};
     engine_on_replicas(en, load_replica, &l);
     if (loaded(&l, en->replica_count, e) < 0) return -1;
     for (int d = 1; d < en->replica_count; d++)
@@ -275,13 +282,14 @@ static int open_rooms(struct engine *en, const struct engine_conf *conf, struct 
     return engine_sampling_open(en, kv_bytes, e);
 }
 
-static int open_all(struct engine *en, const struct engine_conf *conf, struct err *e)
+static int open_all(struct engine *en, const struct engine_conf *conf, weights_fn *weights,
+                    struct err *e)
 {
     if (replicas_make(en, conf, e) < 0) return -1;
     for (int d = 0; d < en->replica_count; d++)
         if (open_ranks(en->replicas[d], conf, e) < 0) return -1;
     if (replicas_join(en, e) < 0 || open_vocab(en, conf->model_dir, e) < 0) return -1;
-    if (load_replicas(en, conf, e) < 0 || fill_info(en, conf->model_dir, e) < 0) return -1;
+    if (load_replicas(en, conf, weights, e) < 0 || fill_info(en, conf->model_dir, e) < 0) return -1;
     for (int d = 0; d < en->replica_count; d++) {
         struct engine *one = en->replicas[d];
         one->info = en->info;
@@ -291,19 +299,29 @@ static int open_all(struct engine *en, const struct engine_conf *conf, struct er
     return 0;
 }
 
-struct engine *engine_open(const struct engine_conf *conf, struct err *e)
+static struct engine *open_with(const struct engine_conf *conf, weights_fn *weights, struct err *e)
 {
     struct engine *en = calloc(1, sizeof *en);
     if (!en) {
         err_set(e, ERR_RETRY, "out of memory");
         return NULL;
     }
-    if (open_all(en, conf, e) < 0) {
+    if (open_all(en, conf, weights, e) < 0) {
         err_prefix(e, "could not open model \"%s\"", conf->model_dir);
         engine_close(en);
         return NULL;
     }
     return en;
+}
+
+struct engine *engine_open(const struct engine_conf *conf, struct err *e)
+{
+    return open_with(conf, model_weights_load, e);
+}
+
+struct engine *engine_open_random(const struct engine_conf *conf, struct err *e)
+{
+    return open_with(conf, model_weights_random, e);
 }
 
 static void close_ranks(struct engine *en)

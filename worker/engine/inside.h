@@ -64,6 +64,10 @@ struct engine {
     char numerics[128];        /* with more ranks or replicas than one */
 };
 
+/* engine_open() with random weights (model_weights_random()): of the folder only config.json need be there.  For
+ * programs that measure. */
+struct engine *engine_open_random(const struct engine_conf *conf, struct err *e);
+
 /* Bytes of each of the two tables of rotary angles. */
 size_t rope_bytes(const struct model_conf *mc);
 

@@ -67,6 +67,10 @@ struct model_weights {
  * while it was read. */
 struct model_weights *model_weights_load(const char *dir, const char *weights, int rank, int ranks,
                                          const struct ops *ops, struct device *dev, struct err *e);
+/* The same of dir's config.json alone: gains of 1, and matrices of random numbers, those of one size all the same
+ * (model_random.c).  sha256 is zeros; "auto" is what config.json says. */
+struct model_weights *model_weights_random(const char *dir, const char *weights, int rank, int ranks,
+                                           const struct ops *ops, struct device *dev, struct err *e);
 void model_weights_free(struct model_weights *mw); /* NULL is fine */
 
 /* Sizes of a projection: x [rows, in], y [rows, out]. */

@@ -56,7 +56,7 @@ static void layer_slots(struct model_files *f, struct model_weights *mw, int lay
     gain_slot(f, layer, "post_attention_layernorm", mc->hidden, &w->post_norm);
 }
 
-static int make_slots(struct model_files *f, struct model_weights *mw, struct err *e)
+int model_slots_make(struct model_files *f, struct model_weights *mw, struct err *e)
 {
     const struct model_conf *mc = &mw->whole;
     f->slots = calloc((size_t)mc->layers * SLOTS_A_LAYER + 3, sizeof *f->slots);
@@ -211,7 +211,7 @@ int model_files_open(struct model_files *f, struct model_weights *mw, const char
     *f = (struct model_files){0};
     if (file_path(single, sizeof single, dir, "model.safetensors", e) < 0 ||
         file_path(index, sizeof index, dir, "model.safetensors.index.json", e) < 0 ||
-        make_slots(f, mw, e) < 0)
+        model_slots_make(f, mw, e) < 0)
         return -1;
     int rc = file_exists(index) && !file_exists(single)
                  ? open_shards(f, dir, index, e)

@@ -38,12 +38,21 @@ struct model_files {
     size_t size; /* of all files */
 };
 
-/* The slots of mw's configuration, pointing into mw (whose arrays of layers exist), and all files
- * of dir.  -1: ERR_USER when the folder is wrong; clear() in any case. */
+/* The slots of mw's configuration, pointing into mw (whose arrays of layers exist); f is empty. */
+int model_slots_make(struct model_files *f, struct model_weights *mw, struct err *e) WARN_UNUSED;
+
+/* The same, and all files of dir.  -1: ERR_USER when the folder is wrong; clear() in any case. */
 int model_files_open(struct model_files *f, struct model_weights *mw, const char *dir,
                      struct err *e) WARN_UNUSED;
 void model_files_clear(struct model_files *f);
 
 struct slot *model_slot_of(struct model_files *f, const char *tensor);
+
+/* mw with its ranks' configuration read from dir and arrays for its layers (model_load.c). */
+int model_weights_begin(struct model_weights *mw, const char *dir, int ranks, struct err *e) WARN_UNUSED;
+/* Device memory for the gains and the table, once mw->dtype is known. */
+int model_room_make(const struct model_files *f, struct model_weights *mw, struct err *e) WARN_UNUSED;
+/* What slot s has found goes where it belongs: copied, or packed for both directions. */
+int model_slot_load(struct model_weights *mw, const struct slot *s, struct err *e) WARN_UNUSED;
 
 #endif

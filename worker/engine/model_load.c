@@ -48,20 +48,18 @@ void model_weights_size(const struct model_conf *mc, enum ops_dtype dtype, size_
     *bytes = gains * sizeof(float) + table * (dtype == OPS_BF16 ? sizeof(uint16_t) : sizeof(float));
 }
 
-/* Room for the gains, and the table. */
-static int make_room(struct loader *l, struct err *e)
+int model_room_make(const struct model_files *f, struct model_weights *mw, struct err *e)
 {
-    struct model_weights *mw = l->mw;
     size_t gains = 0, table = (size_t)mw->whole.vocab * (size_t)mw->whole.hidden;
-    for (int i = 0; i < l->files.slot_count; i++)
-        if (l->files.slots[i].gain) gains += aligned((int)l->files.slots[i].rows);
+    for (int i = 0; i < f->slot_count; i++)
+        if (f->slots[i].gain) gains += aligned((int)f->slots[i].rows);
     mw->gains = mw->ops->alloc(mw->dev, gains * sizeof *mw->gains, e);
     if (!mw->gains) return -1;
     float *at = mw->gains;
-    for (int i = 0; i < l->files.slot_count; i++) {
-        if (!l->files.slots[i].gain) continue;
-        *l->files.slots[i].gain = at;
-        at += aligned((int)l->files.slots[i].rows);
+    for (int i = 0; i < f->slot_count; i++) {
+        if (!f->slots[i].gain) continue;
+        *f->slots[i].gain = at;
+        at += aligned((int)f->slots[i].rows);
     }
     if (mw->dtype == OPS_BF16)
         mw->embed_bf16 = mw->ops->alloc(mw->dev, table * sizeof *mw->embed_bf16, e);
@@ -165,17 +163,21 @@ static int check_tied_copy(struct loader *l, const struct safetensors_tensor *co
                    copy->name);
 }
 
+int model_slot_load(struct model_weights *mw, const struct slot *s, struct err *e)
+{
+    if (s->kind == SLOT_GAIN) put(mw, s->found, *s->gain, true);
+    if (s->kind == SLOT_TABLE)
+        put(mw, s->found, mw->embed ? (void *)mw->embed : mw->embed_bf16, mw->embed != NULL);
+    return s->ahead ? pack_both(mw, s, e) : 0;
+}
+
 static int load_tensor(struct loader *l, const struct safetensors_tensor *t, struct err *e)
 {
     struct model_weights *mw = l->mw;
     const struct slot *s = model_slot_of(&l->files, t->name);
     if (safetensors_check_values(t, mw->dtype == OPS_BF16 && s->kind != SLOT_GAIN, e) < 0)
         return -1;
-    if (s->kind == SLOT_TIED_COPY) return check_tied_copy(l, t, e);
-    if (s->kind == SLOT_GAIN) put(mw, t, *s->gain, true);
-    if (s->kind == SLOT_TABLE)
-        put(mw, t, mw->embed ? (void *)mw->embed : mw->embed_bf16, mw->embed != NULL);
-    return s->ahead ? pack_both(mw, s, e) : 0;
+    return s->kind == SLOT_TIED_COPY ? check_tied_copy(l, t, e) : model_slot_load(mw, s, e);
 }
 
 /* ------------------------------------------------------------------ files */
@@ -224,17 +226,22 @@ static int load_files(struct loader *l, struct err *e)
     return rc;
 }
 
-static int load(struct loader *l, const char *dir, const char *weights, int ranks, struct err *e)
+int model_weights_begin(struct model_weights *mw, const char *dir, int ranks, struct err *e)
 {
-    struct model_weights *mw = l->mw;
     if (model_config_read(dir, &mw->whole, e) < 0 ||
         model_config_part(&mw->whole, ranks, &mw->conf, e) < 0)
         return -1;
     mw->layers = calloc((size_t)mw->conf.layers, sizeof *mw->layers);
     mw->packed = calloc((size_t)mw->conf.layers, sizeof *mw->packed);
-    if (!mw->layers || !mw->packed) return err_set(e, ERR_RETRY, "out of memory");
+    return mw->layers && mw->packed ? 0 : err_set(e, ERR_RETRY, "out of memory");
+}
+
+static int load(struct loader *l, const char *dir, const char *weights, int ranks, struct err *e)
+{
+    struct model_weights *mw = l->mw;
+    if (model_weights_begin(mw, dir, ranks, e) < 0) return -1;
     if (model_files_open(&l->files, mw, dir, e) < 0 || choose(l, weights, e) < 0) return -1;
-    return make_room(l, e) < 0 ? -1 : load_files(l, e);
+    return model_room_make(&l->files, mw, e) < 0 ? -1 : load_files(l, e);
 }
 
 struct model_weights *model_weights_load(const char *dir, const char *weights, int rank, int ranks,
