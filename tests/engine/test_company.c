@@ -155,7 +155,12 @@ static struct adapter *draw_adapter(struct engine *en, const struct lora_conf *c
         const struct lora_tensor *t = &ad->sites[i];
         if (!t->b) continue;
         lora_site_name(ad, i, name, sizeof name);
-        philox_fill(t->b, (size_t)t->out * (size_t)conf->rank, 0, 0.05f, ~seed, name);
+        size_t count = (size_t)t->out * (size_t)conf->rank;
+        float *b = malloc(count * sizeof *b);
+        assert_non_null(b);
+        philox_fill(b, count, 0, 0.05f, ~seed, name);
+        adapter_tensor_put(ad, i, PART_WEIGHTS, 1, 0, b, count);
+        free(b);
     }
     return ad;
 }

@@ -191,8 +191,11 @@ static double loss_at(struct engine *en, struct adapter *ad, enum loss_kind kind
 
 static void step_along(struct adapter *ad, const float *start, const float *direction, double by)
 {
+    float *weights = part_get(ad, PART_WEIGHTS);
     for (size_t i = 0; i < ad->part_count; i++)
-        ad->memory[i] = (float)((double)start[i] + by * (double)direction[i]);
+        weights[i] = (float)((double)start[i] + by * (double)direction[i]);
+    part_put(ad, PART_WEIGHTS, weights);
+    free(weights);
 }
 
 /* Along the gradient itself the loss must change by the gradient's norm.  The loss is a sum of some
@@ -208,10 +211,7 @@ static void the_gradient_is_the_slope_of_each_loss(void **state)
             struct train_item item = make_item(en, ad, (enum loss_kind)kind, short_ones, 4);
             train(en, &item, 1);
             size_t n = ad->part_count;
-            float *start = malloc(n * sizeof *start), *gradient = malloc(n * sizeof *gradient);
-            assert_true(start && gradient);
-            memcpy(start, ad->memory, n * sizeof *start);
-            memcpy(gradient, ad->memory + n, n * sizeof *gradient);
+            float *start = part_get(ad, PART_WEIGHTS), *gradient = part_get(ad, PART_GRADIENT);
             double square = 0;
             for (size_t i = 0; i < n; i++)
                 square += (double)gradient[i] * (double)gradient[i];

@@ -166,10 +166,7 @@ static void assert_value(const struct train_item *item)
 
 static float *gradient_of(struct adapter *ad)
 {
-    float *copy = malloc(ad->part_count * sizeof *copy);
-    assert_non_null(copy);
-    memcpy(copy, ad->memory + ad->part_count, ad->part_count * sizeof *copy);
-    return copy;
+    return part_get(ad, PART_GRADIENT);
 }
 
 static double norm_of(const float *x, size_t n)
@@ -292,20 +289,21 @@ static void assert_slope(struct train_item *item, int which)
     item->adapter = ad;
     train(en, item, 1);
     size_t n = ad->part_count;
-    float *gradient = gradient_of(ad), *start = malloc(n * sizeof *start);
-    memcpy(start, ad->memory, n * sizeof *start);
+    float *gradient = gradient_of(ad), *start = part_get(ad, PART_WEIGHTS);
+    float *moved = part_get(ad, PART_WEIGHTS);
     double norm = norm_of(gradient, n), h = 2e-3 / norm, at[2];
     assert_true(norm > 0.1);
     for (int side = 0; side < 2; side++) {
         for (size_t i = 0; i < n; i++)
-            ad->memory[i] = (float)((double)start[i] + (side ? h : -h) * (double)gradient[i]);
+            moved[i] = (float)((double)start[i] + (side ? h : -h) * (double)gradient[i]);
+        part_put(ad, PART_WEIGHTS, moved);
         at[side] = loss_with(ad, item);
     }
     double slope = (at[1] - at[0]) / (2 * h * norm);
     if (!(fabs(slope - norm) <= 0.01 * norm))
         fail_msg("loss %d adapter %d: slope %g, gradient norm %g", item->loss.kind, which, slope,
                  norm);
-    free(start), free(gradient);
+    free(start), free(gradient), free(moved);
     adapter_free(ad);
 }
 
@@ -443,7 +441,9 @@ struct outcome {
 static void note(struct adapter *ad, const struct train_item *items, struct outcome *out)
 {
     out->logprobs = 0;
-    assert_true(isfinite(norm_of(ad->memory + ad->part_count, ad->part_count)));
+    float *gradient = gradient_of(ad);
+    assert_true(isfinite(norm_of(gradient, ad->part_count)));
+    free(gradient);
     digest_of(ad, out->gradient);
     for (int i = 0; i < LAW_ITEMS; i++) {
         out->loss[i] = items[i].out_loss;
