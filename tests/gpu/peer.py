@@ -145,10 +145,18 @@ class Peer:
     # ---------------------------------------------------------------- decoding
 
     def generate(self, data, fresh):
+        """When each step had ended."""
+        ends = []
+
+        def clock(tokens, scores, **_):
+            self.sync()
+            ends.append(time.perf_counter())
+            return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         with torch.inference_mode():
             self.model.generate(input_ids=data, attention_mask=torch.ones_like(data), do_sample=True, temperature=1.0,
                                 top_k=0, top_p=1.0, use_cache=True, pad_token_id=0, max_new_tokens=fresh,
-                                min_new_tokens=fresh)
+                                min_new_tokens=fresh, stopping_criteria=transformers.StoppingCriteriaList([clock]))
+        return ends
 
     def decode(self, batch, prompt, adapters, rank):
         self.model.set_adapter(self.adapters(adapters, rank)[0])
@@ -156,9 +164,12 @@ class Peer:
         fresh = self.args.fresh
         data = torch.randint(0, self.config.vocab_size, (batch, prompt), device=self.device)
         self.generate(data, 2)
-        first = self.time_of(lambda: self.generate(data, 1))
-        step = max(self.time_of(lambda: self.generate(data, fresh + 1)) - first, 1e-9) / fresh
-        return {"steps": fresh, "prompt_seconds": first, "step_seconds": step, "tokens_per_second": batch / step}
+        self.sync()
+        began = time.perf_counter()
+        ends = self.generate(data, fresh + 1)
+        step = statistics.median(after - before for before, after in zip(ends, ends[1:]))
+        return {"steps": fresh, "prompt_seconds": ends[0] - began, "step_seconds": step,
+                "tokens_per_second": batch / step}
 
     # ---------------------------------------------------------------- products
 

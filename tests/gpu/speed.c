@@ -437,5 +437,5 @@ int main(int argc, char **argv)
         say(line);
     }
     close_speed(&s);
-    return rc == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return rc == 0 || e.kind == ERR_RETRY ? EXIT_SUCCESS : EXIT_FAILURE; /* no room is no failure */
 }

@@ -27,7 +27,7 @@ struct CMUnitTest {
 #define assert_false(c)                   assert_true(!(c))
 #define assert_null(p)                    assert_true((p) == NULL)
 #define assert_non_null(p)                assert_true((p) != NULL)
-#define assert_int_equal(a, b)            assert_true((a) == (b))
+#define assert_int_equal(a, b)            assert_true((long long)(a) == (long long)(b))
 #define assert_ptr_equal(a, b)            assert_true((a) == (b))
 #define assert_in_range(x, low, high)                                                              \
     assert_true((long long)(x) >= (long long)(low) && (long long)(x) <= (long long)(high))
