@@ -1,6 +1,7 @@
-/* engine.c - the whole engine on a device and on the CPU: the device agrees with the CPU within tolerances, and keeps
- * by itself, on bits, what the engine promises.  Models of a few thousand parameters, so that the emulation can run it
- * too; on a real GPU tests/gpu runs it, and the larger tests of tests/engine beside it. */
+/* engine.c - the whole engine on a device and on the CPU: the device agrees with the CPU within
+ * tolerances, and keeps by itself, on bits, what the engine promises.  Models of a few thousand
+ * parameters, so that the emulation can run it too; on a real GPU tests/gpu runs it, and the larger
+ * tests of tests/engine beside it. */
 #include "engine/inside.h"
 #include "engine/sampler.h"
 
@@ -74,7 +75,8 @@ static struct adapter *adapter_with(struct engine *en, const struct lora_conf *c
 
 /* ------------------------------------------------------------------ beside the CPU */
 
-/* What came of some calls.  Parts hold the gradient before the last step, and the weights after it. */
+/* What came of some calls.  Parts hold the gradient before the last step, and the weights after
+ * it. */
 struct outcome {
     double loss[2];
     float logprobs[145];
@@ -91,8 +93,8 @@ static int collect(const struct train_item *item, float *out)
     return n;
 }
 
-/* AdamW's first steps have the gradient's sign alone where eps is small, and the sign of a gradient of zero is that
- * of its rounding: an eps above the rounding keeps two sides together. */
+/* AdamW's first steps have the gradient's sign alone where eps is small, and the sign of a gradient
+ * of zero is that of its rounding: an eps above the rounding keeps two sides together. */
 static void step_gently(struct engine *en, struct adapter *ad)
 {
     const struct adam_params p = {.learning_rate = 1e-2,
@@ -154,9 +156,10 @@ static void assert_within(double seen, double limit, int world, const char *what
     if (!(seen <= limit)) fail_msg("%s: %s differ by %g", worlds[world].name, what, seen);
 }
 
-/* A device keeps keys and values in bf16 whatever the weights are in, and sums in other orders; where activations are
- * rounded to bf16 too, one that a last bit pushes to the other neighbour moves by 2^-8 of itself.  Four times what the
- * emulation shows after two steps of a model whose weights are all random. */
+/* A device keeps keys and values in bf16 whatever the weights are in, and sums in other orders;
+ * where activations are rounded to bf16 too, one that a last bit pushes to the other neighbour
+ * moves by 2^-8 of itself.  Four times what the emulation shows after two steps of a model whose
+ * weights are all random. */
 static void assert_close(const struct outcome *got, const struct outcome *want, int world)
 {
     bool bf16 = !strcmp(worlds[world].weights, "bf16");

@@ -76,8 +76,8 @@ static inline void digest_of(const struct adapter *ad, char out[65])
     if (adapter_digest(ad, out, &e) < 0) fail_msg("%s", e.text);
 }
 
-/* A part of the state of an adapter on one rank, as its device has it: part_count floats, padding included.  The
- * caller frees the copy. */
+/* A part of the state of an adapter on one rank, as its device has it: part_count floats, padding
+ * included.  The caller frees the copy. */
 static inline float *part_get(const struct adapter *ad, enum part part)
 {
     float *copy = malloc(ad->part_count * sizeof *copy);

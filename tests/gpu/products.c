@@ -112,7 +112,8 @@ static int check(struct product *p, const struct shape *s)
         differ += rows_that_differ(p, m, row);
     printf("{\"product\": \"%s\", \"out\": %d, \"in\": %d, \"weights\": \"%s\", \"rows_most\": %d, "
            "\"rows_compared\": %d, \"rows_different\": %d, \"ms\": {",
-           s->name, s->out, s->in, s->keep == OPS_BF16 ? "bf16" : "fp32", s->rows, 3 * s->rows, differ);
+           s->name, s->out, s->in, s->keep == OPS_BF16 ? "bf16" : "fp32", s->rows,
+           3 * s->rows, differ);
     for (int i = 0; i < 5 && timed[i] <= s->rows; i++)
         printf("%s\"%d\": %.4f", i ? ", " : "", timed[i], time_of(p, timed[i]));
     printf("}, \"status\": \"%s\"}\n", differ ? "failed: rows differ" : "passed");

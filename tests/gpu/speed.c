@@ -1,14 +1,14 @@
-/* speed.c - how fast the engine is on a model of random weights, from its config.json alone: training, the optimizer's
- * step, decoding, and what many adapters cost.
+/* speed.c - how fast the engine is on a model of random weights, from its config.json alone:
+ * training, the optimizer's step, decoding, and what many adapters cost.
  *
  *   gpu-speed --model DIR [--device cuda:0] [--seconds 60] [--seq 2048] ...
  *
- * Prints a line of JSON for each case as it ends, so that whoever stops it has the lines before.  A case that memory or
- * time has no room for says so in "status".  Numbers are medians of rounds.
+ * Prints a line of JSON for each case as it ends, so that whoever stops it has the lines before.  A
+ * case that memory or time has no room for says so in "status".  Numbers are medians of rounds.
  *
- * Operations of a trained token, over N parameters of matrices (the embedding's table is looked up and not counted), L
- * of adapters, and sequences of T tokens:
- *   "lora"  4 N + 6 L + 6 T d   what this training needs: 2 N forward, 2 N for dx, no gradient of frozen weights
+ * Operations of a trained token, over N parameters of matrices (the embedding's table is looked up
+ * and not counted), L of adapters, and sequences of T tokens:
+ *   "lora"  4 N + 6 L + 6 T d   what this training needs: 2 N forward, 2 N for dx
  *   "full"  6 (N + L) + 6 T d   what is often quoted, as if all were trained
  * where d is heads * head_dim * layers, and causal attention is 2 T d forward and 4 T d back. */
 #include <jansson.h>
@@ -79,7 +79,8 @@ static void fill_tensor(struct adapter *ad, int site, int b, const float *room)
     }
 }
 
-static struct adapter *sampling_adapter(struct speed *s, const struct lora_conf *conf, struct err *e)
+static struct adapter *sampling_adapter(struct speed *s, const struct lora_conf *conf,
+                                        struct err *e)
 {
     float *room = adapter_room(e);
     struct adapter *ad = room ? adapter_alloc(s->en, conf, false, e) : NULL;
@@ -148,8 +149,8 @@ static struct cost cost_of(const struct speed *s, int rank)
     return c;
 }
 
-/* What a decoding step must read: every weight once, its adapters, the keys and values of each context.  A norm's
- * gains and activations are not counted. */
+/* What a decoding step must read: every weight once, its adapters, the keys and values of each
+ * context.  A norm's gains and activations are not counted. */
 static double step_bytes(const struct speed *s, int batch, int adapters, int rank, double context)
 {
     struct cost c = cost_of(s, rank);
@@ -347,7 +348,8 @@ static void run_decoding(struct speed *s, const struct decoding *d)
 {
     struct err e = {0};
     json_t *line = json_pack("{s:s,s:i,s:i,s:i,s:i}", "case", "decode", "batch", d->batch,
-                             "adapters", d->adapters, "rank", d->rank, "prompt", (int)s->set.prompt);
+                             "adapters", d->adapters, "rank", d->rank, "prompt",
+                             (int)s->set.prompt);
     int rc = time_left(s) > 0 ? 0 : err_set(&e, ERR_RETRY, "the time is up");
     set_status(line, rc < 0 ? rc : decoding(s, d, line, &e), &e);
     say(line);

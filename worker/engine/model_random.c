@@ -1,5 +1,6 @@
-/* model_random.c - a base model of a configuration alone, for programs that measure: what a product costs does not
- * depend on its numbers, and a model of 16 GB need not be written to a disk to be read again.
+/* model_random.c - a base model of a configuration alone, for programs that measure: what a product
+ * costs does not depend on its numbers, and a model of 16 GB need not be written to a disk to be
+ * read again.
  *
  * Matrices of one size are the same numbers: they are drawn once and packed for each layer. */
 #include <math.h>

@@ -1,5 +1,5 @@
-/* cmocka.h - what tests/cuda and tests/engine use of cmocka, for machines with a GPU and without that library.  A
- * failed check ends the program. */
+/* cmocka.h - what tests/cuda and tests/engine use of cmocka, for machines with a GPU and without
+ * that library.  A failed check ends the program. */
 #ifndef TESTS_GPU_CMOCKA_H
 #define TESTS_GPU_CMOCKA_H
 
