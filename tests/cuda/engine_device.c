@@ -1,4 +1,4 @@
-/* engine.c - the whole engine on a device and on the CPU: the device agrees with the CPU within
+/* engine_device.c - the whole engine on a device and on the CPU: the device agrees with the CPU within
  * tolerances, and keeps by itself, on bits, what the engine promises.  Models of a few thousand
  * parameters, so that the emulation can run it too; on a real GPU tests/gpu runs it, and the larger
  * tests of tests/engine beside it. */
