@@ -126,6 +126,8 @@ struct sample_stats engine_sample_stats(const struct engine *en)
         all.prompt_tokens += one.prompt_tokens;
         all.prompt_tokens_cached += one.prompt_tokens_cached;
         all.evictions += one.evictions;
+        all.passes_replayed += one.passes_replayed;
+        all.passes_plain += one.passes_plain;
     }
     return all;
 }
