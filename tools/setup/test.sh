@@ -60,7 +60,8 @@ run_tests() {
     ensure_recipes
     if [ $# = 0 ]; then
         test_services_up
-        c_tests dev
+        # What runs on the emulated GPU has one arithmetic in both builds; the next one watches it closer.
+        c_tests dev -LE cuda
         c_tests asan
         # Not what talks to Kafka: librdkafka makes its threads with C11's thrd_create, which this sanitizer does not
         # see and then falls over.
