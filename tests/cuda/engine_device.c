@@ -29,6 +29,13 @@ static const struct world {
 };
 enum { WORLDS = sizeof worlds / sizeof *worlds };
 
+/* The laws that a kind of weights keeps do not change with the sizes: unless TINWORKS_TEST_ALL is
+ * set, which tests/gpu does, they are tried on the odd model in fp32 and the other in bf16. */
+static bool skips(int world)
+{
+    return !getenv("TINWORKS_TEST_ALL") && world != 1 && world != 2;
+}
+
 static const struct lora_conf small_conf = {5, true, true, true};
 static const struct lora_conf thin_conf = {2, true, false, false};
 static const int one_of[] = {9, 65, 0}, two_of[] = {70, 1, 0}, other_of[] = {30, 3, 0};
@@ -246,6 +253,7 @@ static void assert_same_trace(const struct trace *a, const struct trace *b)
 static void company_passes_and_threads_do_not_show_in_training(void **state)
 {
     for (int w = 0; w < WORLDS; w++) {
+        if (skips(w)) continue;
         struct trace alone, again;
         struct engine *en = open_on(DEVICE, w, 1, 0);
         trace_run(en, NULL, false, &alone);
@@ -272,6 +280,7 @@ static void samples_are_on_policy_and_the_cache_does_not_show(void **state)
 {
     static const int lengths[] = {1, 63, 64, 65};
     for (int w = 0; w < WORLDS; w++) {
+        if (skips(w)) continue;
         struct engine *en = open_on(DEVICE, w, 2, 0);
         struct adapter *ad = trained(en);
         int vocab = engine_info(en)->vocab;
@@ -301,6 +310,7 @@ static void a_batch_does_not_show_in_samples(void **state)
     enum { COUNT = 5 };
     static const int lengths[COUNT] = {65, 1, 64, 20, 63};
     for (int w = 0; w < WORLDS; w++) {
+        if (skips(w)) continue;
         struct engine *en = open_on(DEVICE, w, 2, 0);
         struct adapter *ads[2] = {trained(en), NULL};
         int32_t prompts[COUNT][65];
