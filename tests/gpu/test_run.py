@@ -63,6 +63,13 @@ class RunTest(unittest.TestCase):
         self.assertEqual("cut off", part["status"])
         self.assertEqual([{"case": "open", "status": "passed"}], part["cases"])
 
+    def test_all_cases_are_kept_of_a_program_that_is_read_while_it_writes(self):
+        path = self.program("speed", """for i in 1 2 3 4 5 6 7; do echo '{"case": '$i'}'; sleep 0.1; done""")
+        child = runner.Child([path])
+        while not child.done():
+            child.lines()
+        self.assertEqual([1, 2, 3, 4, 5, 6, 7], [case["case"] for case in child.lines()])
+
     def test_cases_without_room_do_not_fail_the_part_unless_all_are(self):
         line = """echo '{"case": "%s", "status": "%s"}'\n"""
         path = self.program("some", line % ("open", "passed") + line % ("train", "not run: no room"))
