@@ -204,6 +204,7 @@ static void step_along(struct adapter *ad, const float *start, const float *dire
  * (In fp32 only: activations rounded to bf16 move in steps.  test_bf16.c compares its gradient.) */
 static void the_gradient_is_the_slope_of_each_loss(void **state)
 {
+    if (!on_cpu()) return;
     struct engine *en = open_engine(&folder, 2, 0, 0);
     for (int kind = 0; kind <= LOSS_PPO; kind++) /* the others: test_losses.c */
         for (int which = 0; which < 4; which++) {
