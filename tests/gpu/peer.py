@@ -226,7 +226,12 @@ def main():
     if args.device != "cpu" and not torch.cuda.is_available():
         say(case="open", status="not run: torch %s finds no CUDA device" % torch.__version__)
         return
-    Peer(args).run()
+    try:
+        peer = Peer(args)
+    except OUT_OF_MEMORY as error:
+        say(case="open", status="not run: %s" % str(error).split("\n")[0])
+        return
+    peer.run()
 
 
 if __name__ == "__main__":
