@@ -61,7 +61,7 @@ struct engine {
     struct engine *replicas[ENGINE_RANKS_MAX]; /* [replica_count] leaders; the first is itself */
     int replica_count;
     struct team *replica_team; /* a thread for each leader; NULL: one replica alone */
-    char numerics[128];        /* with more ranks or replicas than one */
+    char numerics[160];        /* with more ranks or replicas than one */
 };
 
 /* engine_open() with random weights (model_weights_random()): of the folder only config.json need be there.  For
