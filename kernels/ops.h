@@ -34,6 +34,7 @@
 #define OPS_KV_BLOCK     64  /* positions in a block of keys and values; also of the datum law */
 #define OPS_HEAD_DIM_MAX 256 /* widest attention head */
 #define OPS_RANK_MAX     128 /* widest LoRA */
+#define OPS_VOCAB_MAX    (1 << 20)
 
 enum ops_dtype { OPS_F32, OPS_BF16, OPS_F16 };
 
@@ -102,6 +103,15 @@ struct projection_back {
     const struct lora_group *groups;
     int count;
     enum back_part part;
+};
+
+/* One choice of a token from a row of logits; see pick(). */
+struct pick {
+    int row;
+    float temperature; /* finite; 0: the likeliest id */
+    int top_k;         /* below 1: off */
+    float top_p;       /* 1 and above: off */
+    double uniform;    /* in [0, 1) */
 };
 
 /* One AdamW step (arXiv 1711.05101, algorithm 2) with everything scalar worked out in double:
@@ -252,6 +262,32 @@ struct ops {
      * stand in a row more than once. */
     void (*logprob_back)(struct device *d, float *logits, const float *lse, const float *g,
                          const int *first, const int32_t *ids, int rows, int vocab);
+
+    /* ids[c] (on the host) = the token that picks[c] chooses from its row of logits [.., vocab],
+     * for c = 0 .. count - 1 and 1 <= vocab <= OPS_VOCAB_MAX.  It waits for the result; on a device
+     * that has failed that is 0.
+     *
+     * The order of a row's ids: larger logits first, equal ones by ascending id; -0 equals 0, NaN
+     * comes last.  The first is the likeliest.  It is chosen at temperature 0 (or below, or so
+     * small that 1 / temperature is infinite), and where its logit is not finite.  Else id i has
+     * the mass
+     *   exp((logits[i] - logits[likeliest]) / temperature)        in fp32; 0 for NaN
+     * and there stay, in this turn: with top_k the first top_k ids of the order; with top_p of
+     * these the shortest beginning of the order (one id at least) that has top_p of their mass
+     * (arXiv 1904.09751, section 3.1).  Chosen is the first of them, by ascending id, at which the
+     * masses so far exceed uniform times the mass of all of them: the inverse of the distribution.
+     *
+     * The uniform number is all that is random, and the caller's: no device makes any.  So a choice
+     * is a function of the row, temperature, top_k, top_p and the number, wherever the pick stands
+     * and whatever stands beside it.  Masses, their sums and their rounding are the device's own.
+     * Two classes of numerics choose differently only where a sum lies within rounding (about 1e-6
+     * of the whole) of uniform times the mass, or of top_p of it; never at temperature 0, and what
+     * top_k leaves is always the same.
+     *
+     * Picks of one row that differ in their numbers alone cost little more than one of them when
+     * they stand side by side. */
+    void (*pick)(struct device *d, int32_t *ids, const float *logits, const struct pick *picks,
+                 int count, int vocab);
 
     /* ---- the optimizer ---- */
     /* Sum of squares of the gradients in double, in an order that depends on the tensors' counts

@@ -85,6 +85,7 @@ void cpu_spread(struct device *d, void (*fn)(const void *arg, int i, int thread)
 #define cpu_attention_back CPU_OF(cpu_attention_back)
 #define cpu_logprob        CPU_OF(cpu_logprob)
 #define cpu_logprob_back   CPU_OF(cpu_logprob_back)
+#define cpu_pick           CPU_OF(cpu_pick)
 #define cpu_sum_squares    CPU_OF(cpu_sum_squares)
 #define cpu_adamw          CPU_OF(cpu_adamw)
 
@@ -149,6 +150,8 @@ void cpu_logprob(struct device *d, float *logprob, float *lse, const float *logi
                  const int *first, const int32_t *ids, int rows, int vocab);
 void cpu_logprob_back(struct device *d, float *logits, const float *lse, const float *g,
                       const int *first, const int32_t *ids, int rows, int vocab);
+void cpu_pick(struct device *d, int32_t *ids, const float *logits, const struct pick *picks,
+              int count, int vocab);
 double cpu_sum_squares(struct device *d, const struct adam_tensor *tensors, int count);
 void cpu_adamw(struct device *d, const struct adamw_step *step, const struct adam_tensor *tensors,
                int count);

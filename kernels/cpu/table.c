@@ -41,6 +41,7 @@ const struct ops cpu_table = {
     .attention_back = cpu_attention_back,
     .logprob = cpu_logprob,
     .logprob_back = cpu_logprob_back,
+    .pick = cpu_pick,
     .sum_squares = cpu_sum_squares,
     .adamw = cpu_adamw,
 };

@@ -342,6 +342,8 @@ void cuda_logprob(struct device *d, float *logprob, float *lse, const float *log
                   const int *first, const int32_t *ids, int rows, int vocab);
 void cuda_logprob_back(struct device *d, float *logits, const float *lse, const float *g,
                        const int *first, const int32_t *ids, int rows, int vocab);
+void cuda_pick(struct device *d, int32_t *ids, const float *logits, const struct pick *picks,
+               int count, int vocab);
 double cuda_sum_squares(struct device *d, const struct adam_tensor *tensors, int count);
 void cuda_adamw(struct device *d, const struct adamw_step *step, const struct adam_tensor *tensors,
                 int count);

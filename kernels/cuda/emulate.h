@@ -143,6 +143,14 @@ template <class T> static inline T __ldg(const T *p)
 {
     return *p;
 }
+/* A fiber is never interrupted.  For whole numbers only: floats are never added so. */
+template <class T> static inline T atomicAdd(T *p, T v)
+{
+    static_assert(T(1) / 2 == 0);
+    T before = *p;
+    *p += v;
+    return before;
+}
 
 /* ------------------------------------------------------------------ threads */
 

@@ -38,6 +38,7 @@ static const struct ops cuda_table = {
     .attention_back = cuda_attention_back,
     .logprob = cuda_logprob,
     .logprob_back = cuda_logprob_back,
+    .pick = cuda_pick,
     .sum_squares = cuda_sum_squares,
     .adamw = cuda_adamw,
 };

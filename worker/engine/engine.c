@@ -56,7 +56,6 @@ static int open_device(struct engine *en, const struct engine_conf *conf, struct
         return err_set(e, ERR_USER, "device is \"%s\", expected \"cpu\" or \"cuda:N\"", name);
     }
     if (!en->ops || (several && !en->comm_ops)) return -1;
-    en->threads = conf->threads;
     en->dev = en->ops->open(index, conf->threads, e);
     return en->dev ? 0 : -1;
 }
@@ -275,7 +274,7 @@ static int open_rooms(struct engine *en, const struct engine_conf *conf, struct 
 {
     size_t kv_bytes;
     engine_limits(en, conf->scratch_bytes_max, conf->kv_bytes_max, &kv_bytes);
-    en->host = arena_create(HOST_MAX + sample_rooms_bytes(en), e);
+    en->host = arena_create(HOST_MAX, e);
     if (!en->host) return -1;
     for (int r = 1; r < en->rank_count; r++)
         en->ranks[r]->host = en->host;

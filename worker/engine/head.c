@@ -7,6 +7,8 @@
 
 #define LOGITS_BYTES ((size_t)4 << 20) /* about what a chunk's logits may take */
 #define ROWS_MOST    512
+#define WHOLE_ROWS   16 /* of several ranks, put together for the choice of tokens */
+#define WHOLE_PICKS  256
 
 int head_rows_max(const struct engine *en)
 {
@@ -25,6 +27,8 @@ static void lay(struct bump *b, const struct engine *en, int ldu, bool back, str
     h->u = bump_floats(b, rows * (size_t)ldu);
     h->lse = bump_floats(b, rows);
     h->logprob = bump_floats(b, HEAD_CELLS_MAX);
+    if (!back && mc->ranks > 1)
+        h->whole = bump_floats(b, WHOLE_ROWS * (size_t)mc->vocab * (size_t)mc->ranks);
     if (!back) return;
     h->dx = bump_floats(b, rows * (size_t)mc->hidden);
     h->du = bump_floats(b, rows * (size_t)ldu);
@@ -44,13 +48,16 @@ int head_open(struct engine *en, struct err *e)
     size_t numbers = HEAD_CELLS_MAX + 2 * (size_t)head_rows_max(en);
     en->part_ids = malloc(HEAD_CELLS_MAX * sizeof *en->part_ids);
     en->part_numbers = malloc(numbers * sizeof *en->part_numbers);
-    return en->part_ids && en->part_numbers ? 0 : err_set(e, ERR_RETRY, "out of memory");
+    en->whole_row = malloc((size_t)en->mw->whole.vocab * sizeof *en->whole_row);
+    if (en->part_ids && en->part_numbers && en->whole_row) return 0;
+    return err_set(e, ERR_RETRY, "out of memory");
 }
 
 void head_close(struct engine *en)
 {
     free(en->part_ids);
     free(en->part_numbers);
+    free(en->whole_row);
 }
 
 static struct head *begin(struct engine *en, int ldu, bool back, struct err *e)
@@ -169,6 +176,41 @@ void head_row(const struct head *h, int row, float *to)
         part->en->ops->download(part->en->dev, to, part->logits + (size_t)row * vocab,
                                 vocab * sizeof *to);
         to += vocab;
+    }
+}
+
+/* ------------------------------------------------------------------ tokens */
+
+/* Takes the rows of the next picks, as far as there is room for them, to the first rank; how many
+ * picks that are.  Their copies name the rows' places there. */
+static int gather_rows(struct head *h, const struct pick *picks, int count, struct pick *moved)
+{
+    size_t vocab = (size_t)h->en->mw->whole.vocab;
+    int rows = 0, n = 0;
+    for (; n < count && n < WHOLE_PICKS; n++) {
+        if (n == 0 || picks[n].row != picks[n - 1].row) {
+            if (rows == WHOLE_ROWS) break;
+            head_row(h, picks[n].row, h->en->whole_row);
+            h->en->ops->upload(h->en->dev, h->whole + (size_t)rows++ * vocab, h->en->whole_row,
+                               vocab * sizeof(float));
+        }
+        moved[n] = picks[n];
+        moved[n].row = rows - 1;
+    }
+    return n;
+}
+
+void head_pick(struct head *h, int32_t *ids, const struct pick *picks, int count)
+{
+    struct engine *en = h->en;
+    struct pick moved[WHOLE_PICKS];
+    if (!en->comm) {
+        en->ops->pick(en->dev, ids, h->logits, picks, count, en->mw->conf.vocab);
+        return;
+    }
+    for (int at = 0, n; at < count; at += n) {
+        n = gather_rows(h, picks + at, count - at, moved);
+        en->ops->pick(en->dev, ids + at, h->whole, moved, n, en->mw->whole.vocab);
     }
 }
 

@@ -26,6 +26,7 @@ struct head {
     float *u, *du;            /* [rows_max, ldu] */
     float *lse;               /* [rows_max] */
     float *logprob, *g;       /* [HEAD_CELLS_MAX] */
+    float *whole;             /* with several ranks and no way back: room for some rows of all of the vocabulary */
 
     /* of the chunk at hand */
     int rows;
@@ -54,8 +55,12 @@ struct head *head_begin(struct engine *en, int ldu, bool back, struct err *e);
 /* logits of n <= rows_max rows of the pass, given in ascending order; index is borrowed. */
 void head_logits(struct head *h, struct pass *p, const int32_t *index, int n);
 
-/* Copies the logits of a row of the chunk, all of the vocabulary, to the host.  Any thread may. */
+/* Copies the logits of a row of the chunk, all of the vocabulary, to the host. */
 void head_row(const struct head *h, int row, float *to);
+
+/* ops->pick from rows of the chunk, for a head without a way back; ids is on the host.  With several ranks the first
+ * one's device chooses, from whole rows that go there by way of the host. */
+void head_pick(struct head *h, int32_t *ids, const struct pick *picks, int count);
 
 /* logprob and lse of ids[n], one a row of the chunk; also copied to host_logprob when not NULL. */
 void head_logprob(struct head *h, const int32_t *ids, float *host_logprob);

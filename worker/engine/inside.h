@@ -29,7 +29,6 @@ struct engine {
     struct model_weights *mw;
     const struct ops *ops;
     struct device *dev;
-    int threads;                 /* of the host, for ops->spread */
     struct vocab *vocab;         /* NULL: the folder has no tokenizer */
     struct layer_packed *layers; /* [layers]; this and the next are the weights' */
     struct packed *unembed, *unembed_back;
@@ -48,6 +47,7 @@ struct engine {
     struct comm *replica_comm; /* with the same rank of the other replicas; NULL: one replica alone */
     int32_t *part_ids;    /* the head's room on the host (head.h), shared by all its chunks: */
     float *part_numbers;  /* only one is worked on at a time.  NULL: one rank alone */
+    float *whole_row;     /* [whole.vocab] */
 
     /* of the leader only */
     struct engine *ranks[ENGINE_RANKS_MAX]; /* [rank_count]; the first is itself */
@@ -111,9 +111,6 @@ static inline struct adapter *adapter_at(const struct engine *en, struct adapter
 /* The samplers' share of closing: every sample must be gone. */
 void engine_sampling_close(struct engine *en);
 int engine_sampling_open(struct engine *en, size_t kv_bytes_max, struct err *e) WARN_UNUSED;
-
-/* Host memory of a step in which every thread chooses tokens; the arena has it beside its own bound. */
-size_t sample_rooms_bytes(const struct engine *en);
 
 /* Does this replica have a request of this adapter, of which it is given its own, in flight? */
 bool engine_sampling_uses(const struct engine *en, const struct adapter *ad);

@@ -184,24 +184,10 @@ void philox4x32(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4
 void philox_fill(float *x, size_t count, uint64_t first, float bound, uint64_t seed, const char *name);
 
 /* The uniform number in [0, 1) for token `position` of sample `index` under `seed`; and for draw `index` at
- * `position` of the prompt, which has numbers of its own. */
+ * `position` of the prompt, which has numbers of its own.  What is random in a choice is this number: the rest is
+ * ops->pick's, on whatever device. */
 double sample_uniform(uint64_t seed, uint32_t index, uint32_t position);
 double alt_uniform(uint64_t seed, uint32_t index, uint32_t position);
-
-struct pick {
-    float temperature; /* 0: the largest logit, the lowest id of equals */
-    int top_k;         /* -1: off */
-    float top_p;
-};
-
-/* Draws from logits[vocab]; scratch is [vocab] floats of the caller's.  Order of operations: temperature, then top_k,
- * then top_p (smallest set whose mass reaches top_p), ties broken by lower id.  Log-probabilities are the kernels'
- * (ops->logprob), of the logits as they are. */
-int32_t sample_pick(const float *logits, int vocab, const struct pick *how, double uniform, float *scratch);
-
-/* count draws from the whole distribution at this temperature, one for each uniform number. */
-void sample_draws(const float *logits, int vocab, float temperature, const double *uniforms, int count, float *scratch,
-                  int32_t *ids);
 
 /* The k largest logits' ids in descending order, equal ones by ascending id; -1 behind the vocabulary's end. */
 void sample_top(const float *logits, int vocab, int k, int32_t *ids);

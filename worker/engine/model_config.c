@@ -138,7 +138,7 @@ static int read_config(struct model_conf *mc, const json_t *root, struct err *e)
 {
     const json_t *tied = json_object_get(root, "tie_word_embeddings");
     if (check_architecture(root, e) < 0 || check_unsupported(root, e) < 0) return -1;
-    if (get_int(root, "vocab_size", 1 << 20, &mc->vocab, e) < 0 ||
+    if (get_int(root, "vocab_size", OPS_VOCAB_MAX, &mc->vocab, e) < 0 ||
         get_int(root, "hidden_size", 1 << 15, &mc->hidden, e) < 0 ||
         get_int(root, "num_hidden_layers", 256, &mc->layers, e) < 0 ||
         get_int(root, "num_attention_heads", 256, &mc->heads, e) < 0 ||

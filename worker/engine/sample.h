@@ -78,14 +78,28 @@ struct asks {
     int32_t *ids; /* beside rows */
     float **out;
     float *logprobs;
-    int *first;     /* [rows of the head + 1] */
-    float *scratch; /* [vocab] for who chooses ids */
+    int *first;   /* [rows of the head + 1] */
 };
 
 int asks_init(struct asks *a, struct engine *en, struct err *e) WARN_UNUSED;
 int asks_add(struct asks *a, int row, int32_t id, float *out, struct err *e) WARN_UNUSED;
 /* Answers; before the head's next chunk. */
 int asks_settle(struct asks *a, struct err *e) WARN_UNUSED;
+
+/* Tokens to be chosen from a chunk of rows, and where each goes; the device chooses them in one go. */
+#define CHOICES_MAX 4096
+struct choices {
+    struct head *head;  /* the chunk's; set by who runs it */
+    int count;
+    struct pick *picks; /* [CHOICES_MAX], by row of the chunk */
+    int32_t *ids;       /* beside picks */
+    int32_t **out;
+};
+
+int choices_init(struct choices *c, struct engine *en, struct err *e) WARN_UNUSED;
+void choices_add(struct choices *c, const struct pick *p, int32_t *out);
+/* Before the head's next chunk.  A device that fails says so at the next sync. */
+void choices_settle(struct choices *c);
 
 /* Arrays of n positions, filled with filler.  k 0: none. */
 int top_init(struct top *t, int k, size_t n);
@@ -102,6 +116,8 @@ bool score_wanted(const struct sample *s, int pos);
 int score_first(const struct sample *s);
 /* Does it take the logits themselves? */
 bool score_reads_logits(const struct sample *s, int pos);
+/* Has ids drawn, which score_ask() then asks for. */
+void score_choose(const struct sample *s, int pos, struct choices *c, int row);
 /* Asks for all of it.  logits: the row on the host, if it takes them. */
 int score_ask(struct sample *s, int pos, struct asks *a, int row, const float *logits,
               struct err *e) WARN_UNUSED;

@@ -1,9 +1,11 @@
 /* sample_score.c - log-probabilities beside those of the sampled tokens: which rows of a prompt
  * they need, and how they are read off the logits.
  *
- * Ids are chosen on the host from a row's logits; what they weigh always comes from ops->logprob,
- * the op that training asks for its targets, so it has a forward pass's bits. */
+ * Drawn ids come from ops->pick, the likeliest are found on the host in a row's logits; what they
+ * weigh always comes from ops->logprob, the op that training asks for its targets, so it has a
+ * forward pass's bits. */
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include "engine/sample.h"
 
@@ -23,9 +25,7 @@ int asks_init(struct asks *a, struct engine *en, struct err *e)
     a->logprobs = arena_alloc(host, n * sizeof *a->logprobs, e);
     if (!a->logprobs) return -1;
     a->first = arena_alloc(host, ((size_t)head_rows_max(en) + 1) * sizeof *a->first, e);
-    if (!a->first) return -1;
-    a->scratch = arena_alloc(host, (size_t)en->info.vocab * sizeof *a->scratch, e);
-    return a->scratch ? 0 : -1;
+    return a->first ? 0 : -1;
 }
 
 /* Only the rows between the first and the last that ask: a row that asks for very much is settled
@@ -60,7 +60,60 @@ int asks_add(struct asks *a, int row, int32_t id, float *out, struct err *e)
     return 0;
 }
 
+/* ------------------------------------------------------------------ choosing tokens */
+
+int choices_init(struct choices *c, struct engine *en, struct err *e)
+{
+    *c = (struct choices){0};
+    c->picks = arena_alloc(en->host, CHOICES_MAX * sizeof *c->picks, e);
+    if (!c->picks) return -1;
+    c->ids = arena_alloc(en->host, CHOICES_MAX * sizeof *c->ids, e);
+    if (!c->ids) return -1;
+    c->out = arena_alloc(en->host, CHOICES_MAX * sizeof(int32_t *), e);
+    return c->out ? 0 : -1;
+}
+
+void choices_settle(struct choices *c)
+{
+    head_pick(c->head, c->ids, c->picks, c->count);
+    for (int i = 0; i < c->count; i++)
+        *c->out[i] = c->ids[i];
+    c->count = 0;
+}
+
+void choices_add(struct choices *c, const struct pick *p, int32_t *out)
+{
+    if (c->count == CHOICES_MAX) choices_settle(c);
+    c->picks[c->count] = *p;
+    c->out[c->count++] = out;
+}
+
 /* ------------------------------------------------------------------ top k */
+
+/* Of logits: NaN, which only a diverged run has, comes last. */
+static bool likelier(float a, float b)
+{
+    return a > b || (isnan(b) && !isnan(a));
+}
+
+/* Insertion into a short sorted list: almost every logit is turned away by its end. */
+void sample_top(const float *logits, int vocab, int k, int32_t *ids)
+{
+    float found[ENGINE_TOPK_MAX];
+    int n = 0;
+    for (int i = 0; i < vocab; i++) {
+        if (n == k && !likelier(logits[i], found[n - 1])) continue;
+        int at = n < k ? n++ : n - 1;
+        for (; at > 0 && likelier(logits[i], found[at - 1]); at--) {
+            found[at] = found[at - 1];
+            ids[at] = ids[at - 1];
+        }
+        found[at] = logits[i];
+        ids[at] = i;
+    }
+    for (int j = n; j < k; j++)
+        ids[j] = -1;
+}
 
 int top_init(struct top *t, int k, size_t n)
 {
@@ -144,22 +197,24 @@ int score_first(const struct sample *s)
 
 bool score_reads_logits(const struct sample *s, int pos)
 {
-    return s->alt.k || (s->prompt_top.k && in_last(s, pos));
+    return s->prompt_top.k && in_last(s, pos);
 }
 
-static int alt_ask(struct sample *s, int pos, struct asks *a, int row, const float *logits,
-                   struct err *e)
+void score_choose(const struct sample *s, int pos, struct choices *c, int row)
 {
-    double uniforms[ENGINE_ALT_MAX];
-    if (s->alt.k == 0) return 0;
-    int32_t *ids = s->alt.ids + (size_t)pos * (size_t)s->alt.k;
-    float *lp = s->alt.logprobs + (size_t)pos * (size_t)s->alt.k;
+    struct pick p = {.row = row, .temperature = s->conf.temperature, .top_k = -1, .top_p = 1};
+    for (int j = 0; j < s->alt.k; j++) {
+        p.uniform = alt_uniform(s->conf.seed, (uint32_t)j, (uint32_t)pos + 1);
+        choices_add(c, &p, &s->alt.ids[(size_t)pos * (size_t)s->alt.k + (size_t)j]);
+    }
+}
+
+static int alt_ask(struct sample *s, int pos, struct asks *a, int row, struct err *e)
+{
+    size_t at = (size_t)pos * (size_t)s->alt.k;
     for (int j = 0; j < s->alt.k; j++)
-        uniforms[j] = alt_uniform(s->conf.seed, (uint32_t)j, (uint32_t)pos + 1);
-    sample_draws(logits, a->head->en->info.vocab, s->conf.temperature, uniforms, s->alt.k,
-                 a->scratch, ids);
-    for (int j = 0; j < s->alt.k; j++)
-        if (asks_add(a, row, ids[j], &lp[j], e) < 0) return -1;
+        if (asks_add(a, row, s->alt.ids[at + (size_t)j], &s->alt.logprobs[at + (size_t)j], e) < 0)
+            return -1;
     return 0;
 }
 
@@ -181,6 +236,6 @@ int score_ask(struct sample *s, int pos, struct asks *a, int row, const float *l
         asks_add(a, row, s->prompt[pos + 1], &s->prompt_logprobs[pos + 1], e) < 0)
         return -1;
     if (last && top_ask(&s->prompt_top, pos + 1, a, row, logits, e) < 0) return -1;
-    if (alt_ask(s, pos, a, row, logits, e) < 0) return -1;
+    if (alt_ask(s, pos, a, row, e) < 0) return -1;
     return targets_ask(s, pos, a, row, e);
 }

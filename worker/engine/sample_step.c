@@ -30,8 +30,7 @@ struct batch {
     int32_t *want_rows;
     int32_t *tokens; /* [rows_max] the rows of sequences under way */
     float *logits;   /* [vocab], one row on the host */
-    float *rooms;    /* [threads, 2, vocab], for choices made side by side */
-    int32_t *chosen; /* [rows of the head] beside a chunk's wants */
+    struct choices choices;
     struct asks asks;
 };
 
@@ -66,27 +65,27 @@ static int says_stop_string(struct engine *en, const struct sample *s, struct se
     return 0;
 }
 
-/* The next token of a sample's sequence.  It depends on nothing else, so any thread may ask. */
-static int32_t pick(const struct sample *s, int index, const float *logits, int vocab,
-                    float *scratch)
+/* The next token of a sample's sequence, which depends on nothing else. */
+static void choose_next(struct choices *c, const struct sample *s, int index, int row)
 {
-    const struct sample_conf *c = &s->conf;
-    const struct pick how = {c->temperature, c->top_k, c->top_p};
-    uint32_t position = (uint32_t)s->sequences[index].n;
-    double uniform = sample_uniform(c->seed, (uint32_t)index, position);
-    return sample_pick(logits, vocab, &how, uniform, scratch);
+    const struct sequence *q = &s->sequences[index];
+    const struct pick p = {row, s->conf.temperature, s->conf.top_k, s->conf.top_p,
+                           sample_uniform(s->conf.seed, (uint32_t)index, (uint32_t)q->n)};
+    choices_add(c, &p, &q->tokens[q->n]);
 }
 
-/* The sequence says id.  logits: its row on the host, where top tokens are asked for. */
-static int say(struct batch *b, struct sample *s, int index, int row, int32_t id,
-               const float *logits, struct err *e)
+/* The sequence says the token that was chosen.  logits: its row on the host, where top tokens are
+ * asked for. */
+static int say(struct batch *b, struct sample *s, int index, int row, const float *logits,
+               struct err *e)
 {
     struct sequence *q = &s->sequences[index];
+    int32_t id = q->tokens[q->n];
     bool hit;
     if (asks_add(&b->asks, row, id, &q->logprobs[q->n], e) < 0 ||
         top_ask(&q->top, q->n, &b->asks, row, logits, e) < 0)
         return -1;
-    q->tokens[q->n++] = id;
+    q->n++;
     if (says_stop_string(b->en, s, q, id, &hit, e) < 0) return -1;
     if (hit || is_stop_token(s, b->en, id)) {
         q->done = true;
@@ -113,12 +112,11 @@ static void share_prompt(struct engine *en, struct sample *s, int index)
     kv_copy(en->kv, l->blocks[full], s->line.blocks[full]);
 }
 
-/* The prompt is through: every sample draws its first token. */
+/* The prompt is through: every sample has drawn its first token. */
 static int begin_sequences(struct batch *b, struct sample *s, int row, struct err *e)
 {
     for (int i = 0; i < s->conf.num_samples; i++) {
-        int32_t id = pick(s, i, b->logits, b->en->info.vocab, b->asks.scratch);
-        if (say(b, s, i, row, id, b->logits, e) < 0) return -1;
+        if (say(b, s, i, row, b->logits, e) < 0) return -1;
         if (!s->sequences[i].done) share_prompt(b->en, s, i);
     }
     return 0;
@@ -126,30 +124,27 @@ static int begin_sequences(struct batch *b, struct sample *s, int row, struct er
 
 /* ------------------------------------------------------------------ running a pass */
 
-/* Rows of a chunk whose sequences choose. */
-struct choices {
-    const struct batch *batch;
-    const struct head *head;
-    const struct want *wants;
-};
-
-static void choose_row(const void *arg, int i, int thread)
+static bool is_last_of_prompt(const struct want *w)
 {
-    const struct choices *c = arg;
-    const struct engine *en = c->batch->en;
-    const struct want *w = &c->wants[i];
-    if (w->sequence < 0) return;
-    float *logits = c->batch->rooms + 2 * (size_t)thread * (size_t)en->info.vocab;
-    head_row(c->head, i, logits);
-    c->batch->chosen[i] =
-        pick(w->sample, w->sequence, logits, en->info.vocab, logits + en->info.vocab);
+    return w->sequence < 0 && w->position == w->sample->prompt_count - 1;
 }
 
-/* Does somebody still look at the row's logits?  Sequences under way have chosen by now. */
+static void choose_want(struct choices *c, const struct want *w, int row)
+{
+    if (w->sequence >= 0)
+        choose_next(c, w->sample, w->sequence, row);
+    else if (!is_last_of_prompt(w))
+        score_choose(w->sample, w->position, c, row);
+    else
+        for (int i = 0; i < w->sample->conf.num_samples; i++)
+            choose_next(c, w->sample, i, row);
+}
+
+/* Does somebody look at the row's logits?  Tokens have been chosen by now. */
 static bool reads_logits(const struct want *w)
 {
-    if (w->sequence >= 0) return w->sample->conf.topk_sampled > 0;
-    return w->position == w->sample->prompt_count - 1 || score_reads_logits(w->sample, w->position);
+    if (w->sequence >= 0 || is_last_of_prompt(w)) return w->sample->conf.topk_sampled > 0;
+    return score_reads_logits(w->sample, w->position);
 }
 
 static int settle_want(struct batch *b, const struct head *h, int want, int row, struct err *e)
@@ -157,20 +152,20 @@ static int settle_want(struct batch *b, const struct head *h, int want, int row,
     const struct want *w = &b->wants[want];
     struct sample *s = w->sample;
     if (reads_logits(w)) head_row(h, row, b->logits);
-    if (w->sequence >= 0) return say(b, s, w->sequence, row, b->chosen[row], b->logits, e);
-    if (w->position == s->prompt_count - 1) return begin_sequences(b, s, row, e);
+    if (w->sequence >= 0) return say(b, s, w->sequence, row, b->logits, e);
+    if (is_last_of_prompt(w)) return begin_sequences(b, s, row, e);
     return score_ask(s, w->position, &b->asks, row, b->logits, e);
 }
 
 static int settle_chunk(struct batch *b, struct head *h, struct pass *p, int from, int n,
                         struct err *e)
 {
-    struct engine *en = b->en;
-    const struct choices choices = {b, h, b->wants + from};
     head_logits(h, p, b->want_rows + from, n);
-    if (engine_sync(en, e) < 0) return -1;
-    en->ops->spread(en->dev, choose_row, &choices, n);
-    b->asks.head = h;
+    b->choices.head = b->asks.head = h;
+    for (int i = 0; i < n; i++)
+        choose_want(&b->choices, &b->wants[from + i], i);
+    choices_settle(&b->choices);
+    if (engine_sync(b->en, e) < 0) return -1;
     for (int i = 0; i < n; i++)
         if (settle_want(b, h, from + i, i, e) < 0) return -1;
     return asks_settle(&b->asks, e);
@@ -335,11 +330,6 @@ static int step_decode(struct batch *b, struct err *e)
 
 /* ------------------------------------------------------------------ the step */
 
-size_t sample_rooms_bytes(const struct engine *en)
-{
-    return 2 * (size_t)en->threads * (size_t)en->info.vocab * sizeof(float);
-}
-
 static int batch_init(struct batch *b, struct engine *en, struct err *e)
 {
     struct arena *a = en->host;
@@ -355,11 +345,7 @@ static int batch_init(struct batch *b, struct engine *en, struct err *e)
     if (!b->tokens) return -1;
     b->logits = arena_alloc(a, (size_t)en->info.vocab * sizeof *b->logits, e);
     if (!b->logits) return -1;
-    b->rooms = arena_alloc(a, sample_rooms_bytes(en), e);
-    if (!b->rooms) return -1;
-    b->chosen = arena_alloc(a, (size_t)head_rows_max(en) * sizeof *b->chosen, e);
-    if (!b->chosen) return -1;
-    return asks_init(&b->asks, en, e);
+    return choices_init(&b->choices, en, e) < 0 ? -1 : asks_init(&b->asks, en, e);
 }
 
 int sampler_step(struct engine *en, struct err *e)
