@@ -126,6 +126,7 @@ struct adamw_step {
 struct adam_tensor {
     float *w, *grad, *m, *v;
     size_t count;
+    bool paged; /* m and v are memory from alloc_paged */
 };
 
 /* How recorded sequences were done, counted since open(). */
@@ -149,6 +150,14 @@ struct ops {
     /* 64-byte aligned and zero; NULL with ERR_RETRY when there is no room. */
     void *(*alloc)(struct device *d, size_t bytes, struct err *e);
     void (*release)(struct device *d, void *p);
+    /* Memory beside the device's own, for moments, which a step of the optimizer brings to the
+     * device piece by piece: of a GPU it is pinned memory of the host.  Aligned, zero and refused as
+     * alloc's.  adamw (with adam_tensor's `paged`), upload and download take it, no other op. */
+    void *(*alloc_paged)(struct device *d, size_t bytes, struct err *e);
+    void (*release_paged)(struct device *d, void *p); /* NULL is fine */
+    /* The device's own memory, as all processes together leave it; 0 and 0 where alloc takes the
+     * host's. */
+    int (*memory)(struct device *d, size_t *free_bytes, size_t *total_bytes, struct err *e);
     void (*upload)(struct device *d, void *to, const void *from_host, size_t bytes);
     void (*download)(struct device *d, void *to_host, const void *from, size_t bytes);
     void (*copy)(struct device *d, void *to, const void *from, size_t bytes);
@@ -293,7 +302,8 @@ struct ops {
     /* Sum of squares of the gradients in double, in an order that depends on the tensors' counts
      * only: each is summed by itself, then they are added in turn.  It waits for the result. */
     double (*sum_squares)(struct device *d, const struct adam_tensor *tensors, int count);
-    /* One step of all tensors; their gradients are zero afterwards. */
+    /* One step of all tensors; their gradients are zero afterwards.  No bit depends on which of
+     * them are paged. */
     void (*adamw)(struct device *d, const struct adamw_step *step,
                   const struct adam_tensor *tensors, int count);
 };

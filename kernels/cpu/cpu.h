@@ -41,6 +41,7 @@ void cpu_close(struct device *d);
 const char *cpu_numerics(const struct device *d, enum ops_dtype weights);
 void *cpu_alloc(struct device *d, size_t bytes, struct err *e);
 void cpu_release(struct device *d, void *p);
+int cpu_memory(struct device *d, size_t *free_bytes, size_t *total_bytes, struct err *e);
 /* For any thread; cpu_copy is cpu_run() at work. */
 void cpu_move(struct device *d, void *to, const void *from, size_t bytes);
 void cpu_copy(struct device *d, void *to, const void *from, size_t bytes);

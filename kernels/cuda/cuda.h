@@ -35,6 +35,7 @@ extern "C" {
 #define STAGE_GROWTHS 16 /* doublings */
 
 struct blas;
+struct pager; /* paged.h */
 struct pool;
 struct recorder; /* record.cu */
 
@@ -70,6 +71,7 @@ struct device {
     /* Of a member of a group of GPUs (comm_nccl.cu): looks after the group while the host waits. */
     void (*watch)(struct device *d);
     struct comm *comm;
+    struct pager *pager; /* NULL: no memory is paged yet */
     char numerics[2][128]; /* weights in fp32, in bf16 */
 };
 
@@ -292,6 +294,9 @@ void cuda_close(struct device *d);
 const char *cuda_numerics(const struct device *d, enum ops_dtype weights);
 void *cuda_alloc(struct device *d, size_t bytes, struct err *e);
 void cuda_release(struct device *d, void *p);
+void *cuda_alloc_paged(struct device *d, size_t bytes, struct err *e);
+void cuda_release_paged(struct device *d, void *p);
+int cuda_memory(struct device *d, size_t *free_bytes, size_t *total_bytes, struct err *e);
 void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes);
 void cuda_download(struct device *d, void *to_host, const void *from, size_t bytes);
 void cuda_copy(struct device *d, void *to, const void *from, size_t bytes);

@@ -1,6 +1,7 @@
 /* device.cu - a GPU as a device: its stream, its memory, descriptors on their way, and the first
  * failure. */
 #include "kernels/cuda/blas.h"
+#include "kernels/cuda/paged.h"
 #include "kernels/cuda/record.h"
 
 #include <sched.h>
@@ -185,6 +186,7 @@ void cuda_close(struct device *d)
     use(d->index);
     if (d->stream) cudaStreamSynchronize(d->stream);
     blas_free(d->blas);
+    pager_free(d->pager);
     cuda_recorder_close(d);
     stage_close(&d->stage.now);
     for (int i = 0; i < d->stage.growths; i++)
@@ -236,7 +238,15 @@ void cuda_release(struct device *d, void *p)
     cuda_keep(d, cudaFree(p), "release of memory");
 }
 
-/* Memory that is not pinned is read before the call returns. */
+int cuda_memory(struct device *d, size_t *free_bytes, size_t *total_bytes, struct err *e)
+{
+    *free_bytes = *total_bytes = 0;
+    cuda_use(d);
+    if (!cuda_failed(d)) cuda_keep(d, cudaMemGetInfo(free_bytes, total_bytes), "a look at memory");
+    return cuda_failed(d) ? cuda_sync(d, e) : 0;
+}
+
+/* Memory that is not pinned is read before the call returns.  `to` may be the host's, too: paged. */
 void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes)
 {
     cuda_record_stop(d);
@@ -244,7 +254,7 @@ void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes
     cuda_use(d);
     wait_if_member(d);
     if (cuda_failed(d)) return;
-    cuda_keep(d, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, d->stream), "upload");
+    cuda_keep(d, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyDefault, d->stream), "upload");
 }
 
 /* From a device that has failed come zeros, so that nobody works with rubbish until sync() tells. */
@@ -255,7 +265,7 @@ void cuda_download(struct device *d, void *to_host, const void *from, size_t byt
     cuda_use(d);
     wait_if_member(d);
     if (!cuda_failed(d))
-        cuda_keep(d, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream),
+        cuda_keep(d, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDefault, d->stream),
                   "download");
     wait_for_stream(d);
     if (cuda_failed(d)) memset(to_host, 0, bytes);

@@ -1,6 +1,7 @@
 /* emulate.cc - see emulate.h: the fibers of a block, and the runtime's calls on ordinary memory. */
 #include "kernels/cuda/emulate.h"
 
+#include <deque>
 #include <map>
 #include <mutex>
 #include <stdio.h>
@@ -349,6 +350,7 @@ struct emulate_event {
     int device;
     cudaStream_t stream; /* where it was recorded last; NULL: nowhere */
     uint64_t uploads;    /* of the stream, before it */
+    size_t done;         /* of the stream, by then */
 };
 
 struct emulate_graph_exec {
@@ -358,6 +360,9 @@ struct emulate_graph_exec {
 struct emulate_stream {
     int device;
     uint64_t uploads; /* from pinned memory, so far */
+    bool late;
+    std::deque<emulate_work> left; /* of a late one: not done yet */
+    size_t done;
     struct emulate_graph *captured; /* NULL: it is not */
     bool invalid;                   /* what is not allowed was done meanwhile */
 };
@@ -398,9 +403,34 @@ int emulate_stream_device(cudaStream_t stream)
 cudaError_t emulate_do(cudaStream_t stream, const emulate_work &work)
 {
     if (stream->device != own.device) return cudaErrorInvalidResourceHandle;
-    if (!stream->captured) return work();
-    stream->captured->nodes.push_back(work);
+    if (stream->captured)
+        stream->captured->nodes.push_back(work);
+    else if (stream->late)
+        stream->left.push_back(work);
+    else
+        return work();
     return cudaSuccess;
+}
+
+void emulate_late(cudaStream_t stream)
+{
+    stream->late = true;
+}
+
+static void do_until(cudaStream_t s, size_t done)
+{
+    while (s->done < done) {
+        const emulate_work work = s->left.front();
+        s->left.pop_front();
+        s->done++;
+        cudaError_t error = work();
+        if (error) own.last = error;
+    }
+}
+
+static void do_all(cudaStream_t s)
+{
+    do_until(s, s->done + s->left.size());
 }
 
 /* For what a thread that captures may not do. */
@@ -477,6 +507,38 @@ static std::mutex memory_lock; /* downloads come from several threads */
 static std::map<char *, struct allocation> memory;
 static int on_device;
 
+/* The same of pinned memory, which kernels are kept out of. */
+struct pinned_memory {
+    size_t bytes;
+    bool pieces; /* emulate_guard() has taken it over */
+};
+static std::map<char *, struct pinned_memory> pinned;
+static int kernels; /* that run */
+
+/* Pinned memory that is on its way: everything is copied at once, but on a GPU it would not be, and
+ * nobody may write over the source before he knows that it was read. */
+struct upload {
+    cudaStream_t stream;
+    uint64_t number; /* in the stream */
+    char *from;
+    size_t bytes;
+};
+static std::vector<struct upload> uploads;
+
+static void pinned_close(void)
+{
+    for (const auto &[p, a] : pinned)
+        if (!a.pieces) POISON(p, a.bytes);
+}
+
+static void pinned_open(void)
+{
+    for (const auto &[p, a] : pinned)
+        if (!a.pieces) UNPOISON(p, a.bytes);
+    for (const struct upload &u : uploads)
+        POISON(u.from, u.bytes);
+}
+
 static void memory_open(void)
 {
     if (on_device++ > 0) return;
@@ -495,19 +557,30 @@ void emulate_device_begin(void)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
     memory_open();
+    if (kernels++ == 0) pinned_close();
 }
 
 void emulate_device_end(void)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
     memory_close();
+    if (--kernels == 0) pinned_open();
+}
+
+/* The allocation that p lies in; list->end(): none. */
+template <class A> static auto find(std::map<char *, A> *list, void *p)
+{
+    auto at = list->upper_bound((char *)p);
+    return at != list->begin() && (char *)p < (--at)->first + at->second.bytes ? at : list->end();
 }
 
 void emulate_guard(void *p, size_t used, size_t room)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
-    auto at = memory.upper_bound((char *)p);
-    if (at != memory.begin() && (char *)p < (--at)->first + at->second.bytes) memory.erase(at);
+    auto device = find(&memory, p);
+    auto host = find(&pinned, p);
+    if (device != memory.end()) memory.erase(device);
+    if (host != pinned.end()) host->second.pieces = true;
     UNPOISON(p, used);
     POISON((char *)p + used, room - used);
 }
@@ -521,23 +594,10 @@ int emulate_device_of(void *p)
 
 /* ------------------------------------------------------------------ pinned memory on its way */
 
-/* Everything is copied at once, but on a GPU it would not be: nobody may write over the source before
- * he knows that it was read. */
-struct upload {
-    cudaStream_t stream;
-    uint64_t number; /* in the stream */
-    char *from;
-    size_t bytes;
-};
-
-static std::map<char *, size_t> pinned; /* both under memory_lock */
-static std::vector<struct upload> uploads;
-
 static void upload_begins(cudaStream_t stream, char *from, size_t bytes)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
-    auto at = pinned.upper_bound(from);
-    if (stream->captured || at == pinned.begin() || from >= (--at)->first + at->second) return;
+    if (stream->captured || find(&pinned, from) == pinned.end()) return;
     POISON(from, bytes);
     uploads.push_back({stream, ++stream->uploads, from, bytes});
 }
@@ -625,7 +685,7 @@ cudaError_t cudaRuntimeGetVersion(int *version)
     return cudaSuccess;
 }
 
-/* One stream of a device is as good as another, and everything in it is done at once. */
+/* What a stream is asked for is done at once, unless it is late. */
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
     *stream = new emulate_stream();
@@ -635,6 +695,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
+    do_all(stream);
     delete stream;
     return cudaSuccess;
 }
@@ -644,8 +705,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     cudaError_t error = not_captured();
     no_wait_for_ever(stream->device);
     if (!error) error = state_of(stream->device);
-    if (!error) uploads_end(stream, stream->uploads);
-    return error;
+    if (error) return error;
+    do_all(stream);
+    uploads_end(stream, stream->uploads);
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
@@ -673,6 +736,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
         return cudaErrorInvalidResourceHandle;
     event->stream = stream;
     event->uploads = stream->uploads;
+    event->done = stream->done + stream->left.size();
     return not_captured(); /* a GPU would allow it */
 }
 
@@ -681,8 +745,20 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     cudaError_t error = not_captured();
     no_wait_for_ever(event->device);
     if (!error) error = state_of(event->device);
-    if (!error && event->stream) uploads_end(event->stream, event->uploads);
-    return error;
+    if (error || !event->stream) return error;
+    do_until(event->stream, event->done);
+    uploads_end(event->stream, event->uploads);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+{
+    struct emulate_event now = *event;
+    if (!now.stream) return cudaSuccess;
+    return emulate_do(stream, [now]() {
+        do_until(now.stream, now.done);
+        return cudaSuccess;
+    });
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
@@ -731,7 +807,7 @@ cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
     cudaError_t error = allocate(p, bytes);
     std::lock_guard<std::mutex> lock(memory_lock);
-    if (!error) pinned[(char *)*p] = bytes;
+    if (!error) pinned[(char *)*p] = {bytes, false};
     return error;
 }
 
@@ -739,8 +815,21 @@ cudaError_t cudaFreeHost(void *p)
 {
     if (not_captured()) return own.last;
     std::lock_guard<std::mutex> lock(memory_lock);
-    pinned.erase((char *)p);
+    auto at = pinned.find((char *)p);
+    if (at != pinned.end()) {
+        UNPOISON(p, at->second.bytes);
+        pinned.erase(at);
+    }
     free(p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
+{
+    std::lock_guard<std::mutex> lock(memory_lock);
+    *free_bytes = *total_bytes = MEMORY_MAX;
+    for (const auto &[p, a] : memory)
+        if (a.device == own.device) *free_bytes -= a.bytes;
     return cudaSuccess;
 }
 
@@ -748,7 +837,9 @@ static cudaError_t move(void *to, const void *from, size_t bytes)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
     memory_open();
+    if (kernels) pinned_open(); /* another device's */
     memmove(to, from, bytes);
+    if (kernels) pinned_close();
     memory_close();
     return cudaSuccess;
 }

@@ -6,7 +6,10 @@
  * EMULATE_BACKWARDS in the environment it is the other way round.
  * Dynamic shared memory is NaN (all ones) when a block starts, and a step beyond it is an error of
  * AddressSanitizer; memory of the "device" is ordinary memory of exactly the size asked for, which it
- * is an error to touch from outside a kernel.
+ * is an error to touch from outside a kernel.  Pinned memory of the host is the other way round.
+ *
+ * What a stream is asked for is done at once; in a stream that is late, only when somebody waits for
+ * it, so that a wait that is missing shows.
  *
  * A stream that is captured does nothing: its work is noted and done each time the graph is launched.
  * Pinned memory that is on its way to the device is an error to touch until the host has waited for it.
@@ -287,7 +290,7 @@ extern "C" void emulate_fail_graph(cudaError_t error);
 void emulate_device_begin(void);
 void emulate_device_end(void);
 /* For an allocation that is given away in pieces: lets AddressSanitizer see a step beyond the first
- * `used` of a piece's `room` bytes.  From then on the host is let in. */
+ * `used` of a piece's `room` bytes.  From then on both host and kernels are let in. */
 void emulate_guard(void *p, size_t used, size_t room);
 /* The device that was current when p was allocated; -1 where p is no allocation. */
 extern "C" int emulate_device_of(void *p);
@@ -301,7 +304,8 @@ typedef struct emulate_graph_exec *cudaGraphExec_t;
 enum cudaMemcpyKind {
     cudaMemcpyHostToDevice = 1,
     cudaMemcpyDeviceToHost = 2,
-    cudaMemcpyDeviceToDevice = 3
+    cudaMemcpyDeviceToDevice = 3,
+    cudaMemcpyDefault = 4
 };
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 /* While a stream is captured its thread may not wait, allocate or release. */
@@ -329,6 +333,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+/* Not CUDA's: what this stream is asked for from here on is done as late as can be. */
+void emulate_late(cudaStream_t stream);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaMallocHost(void **p, size_t bytes);

@@ -51,6 +51,22 @@ static void ask(const struct side *s, float *there, float *logits, int32_t *ids,
 }
 
 /* Many more than the ring has room for, and some that are longer than a part of it. */
+static void a_device_with_memory_of_its_own_says_how_much(void **state)
+{
+    struct side s[2];
+    struct err e = {0};
+    size_t left, total, then;
+    sides_open(s);
+    assert_int_equal(s[0].ops->memory(s[0].d, &left, &total, &e), 0);
+    assert_true(left == 0 && total == 0);
+    assert_int_equal(s[1].ops->memory(s[1].d, &left, &total, &e), 0);
+    float *p = room(&s[1], (size_t)4 << 20);
+    assert_int_equal(s[1].ops->memory(s[1].d, &then, &total, &e), 0);
+    assert_true(then + ((size_t)16 << 20) <= left && left <= total);
+    drop(&s[1], p);
+    sides_close(s);
+}
+
 static void descriptors_arrive_however_many_there_are(void **state)
 {
     struct side s[2];
@@ -136,7 +152,7 @@ static void the_first_failure_is_kept_for_good(void **state)
     sides_open(s);
     const struct side *gpu = &s[1];
     float *x = numbers(600, 1), *there = up(gpu, x, 600), *y = room(gpu, 600), *got = zeros(600);
-    const struct adam_tensor tensor = {y, there, y, y, 600};
+    const struct adam_tensor tensor = {.w = y, .grad = there, .m = y, .v = y, .count = 600};
     struct err e = {0};
     emulate_fail_launch(2, 700); /* an illegal address */
     gpu->ops->swiglu(gpu->d, y, there, there, 600);
@@ -167,6 +183,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_is_zero_and_keeps_what_it_is_given),
         cmocka_unit_test(memory_that_is_not_there_is_an_error_that_passes),
+        cmocka_unit_test(a_device_with_memory_of_its_own_says_how_much),
         cmocka_unit_test(descriptors_arrive_however_many_there_are),
         cmocka_unit_test(the_hosts_threads_may_download),
         cmocka_unit_test(a_class_of_numerics_has_a_name),

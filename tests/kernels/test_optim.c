@@ -27,9 +27,9 @@ static void adamw_follows_the_formula_in_fp32(void **state)
                       (sqrt(want[2 * N + i]) / (double)s.bias2_sqrt + (double)s.eps);
     }
     /* Three tensors that lie one behind the other: every number must be found, and once only. */
-    const struct adam_tensor t[] = {{w, g, m, v, 7},
-                                    {w + 7, g + 7, m + 7, v + 7, 17000},
-                                    {w + 17007, g + 17007, m + 17007, v + 17007, N - 17007}};
+    const struct adam_tensor t[] = {{w, g, m, v, 7, false},
+                                    {w + 7, g + 7, m + 7, v + 7, 17000, false},
+                                    {w + 17007, g + 17007, m + 17007, v + 17007, N - 17007, false}};
     ops->adamw(d, &s, t, 3);
     for (size_t i = 0; i < N; i++) {
         assert_near((double)w[i], want[i], 1e-6, "w", i);
