@@ -128,8 +128,8 @@ static void only_the_chosen_projections_carry_an_adapter(void **state)
                 assert_int_equal(adapter_site(ad, l, (enum lora_site)i)->a != NULL,
                                  i <= SITE_O ? conf.train_attn : conf.train_mlp);
         assert_int_equal(adapter_unembed(ad)->a != NULL, conf.train_unembed);
-        assert_int_equal(adapter_bytes(s->en, &conf, true), ad->memory_count * sizeof(float));
-        assert_int_equal(adapter_bytes(s->en, &conf, false), ad->memory_count * sizeof(float) / 4);
+        assert_int_equal(adapter_bytes(s->en, &conf, true), PARTS * ad->part_count * sizeof(float));
+        assert_int_equal(adapter_bytes(s->en, &conf, false), ad->part_count * sizeof(float));
         adapter_free(ad);
     }
 }
@@ -198,6 +198,37 @@ static void the_whole_state_comes_back(void **state)
     }
 }
 
+/* Where the moments lie shows in no bit, before a checkpoint or after it. */
+static void paged_moments_come_back(void **state)
+{
+    struct state *s = *state;
+    struct engine_conf conf = {
+        .model_dir = TIED "/", .device = "cpu", .threads = 1, .paged_moments = true};
+    struct err e = {0};
+    struct state paged = {.en = engine_open(&conf, &e), .dir = s->dir};
+    char sha256[65], sha256_paged[65];
+    if (!paged.en) fail_msg("%s", e.text);
+    struct adapter *ad = create(s, everything, 3), *other = create(&paged, everything, 3);
+    train_once(s, ad, true), train_once(&paged, other, true);
+    train_once(s, ad, true), train_once(&paged, other, true);
+    train_once(s, ad, false), train_once(&paged, other, false);
+    check_same(ad, other, true);
+    save(s, ad, "resident", true, sha256);
+    const char *path = save(&paged, other, "paged", true, sha256_paged);
+    assert_string_equal(sha256, sha256_paged);
+    struct adapter *back = adapter_load(s->en, path, sha256, true, true, &e);
+    struct adapter *back_paged = adapter_load(paged.en, path, sha256, true, true, &e);
+    struct adapter *frozen = adapter_load(paged.en, path, sha256, false, false, &e);
+    assert_true(back && back_paged && frozen);
+    train_once(s, back, true), train_once(&paged, back_paged, true);
+    check_same(ad, back_paged, false);
+    check_same(back, back_paged, true);
+    assert_true(other->paged && !ad->paged);
+    adapter_free(ad), adapter_free(back);
+    adapter_free(other), adapter_free(back_paged), adapter_free(frozen);
+    engine_close(paged.en);
+}
+
 static void weights_alone_come_back_with_a_fresh_optimizer(void **state)
 {
     struct state *s = *state;
@@ -213,9 +244,12 @@ static void weights_alone_come_back_with_a_fresh_optimizer(void **state)
     assert_memory_equal(trainable->memory, ad->memory, ad->part_count * sizeof(float));
     assert_memory_equal(frozen->memory, ad->memory, ad->part_count * sizeof(float));
     assert_int_equal(adapter_step(trainable), 0);
-    for (size_t i = trainable->part_count; i < trainable->memory_count; i++)
-        assert_true(trainable->memory[i] == 0);
-    assert_int_equal(frozen->memory_count, frozen->part_count);
+    const float *gradient = trainable->memory + trainable->part_count;
+    for (size_t i = 0; i < trainable->part_count; i++)
+        assert_true(gradient[i] == 0);
+    for (size_t i = 0; i < 2 * trainable->part_count; i++)
+        assert_true(trainable->moments[i] == 0);
+    assert_null(frozen->moments);
     assert_null(frozen->sites[0].grad_a);
     int64_t size;
     assert_int_equal(adapter_save(frozen, folder_at(&s->dir, "no"), true, &size, sha256, &e), -1);
@@ -378,6 +412,7 @@ int main(void)
         cmocka_unit_test(only_the_chosen_projections_carry_an_adapter),
         cmocka_unit_test(a_wrong_configuration_is_refused),
         cmocka_unit_test(the_whole_state_comes_back),
+        cmocka_unit_test(paged_moments_come_back),
         cmocka_unit_test(weights_alone_come_back_with_a_fresh_optimizer),
         cmocka_unit_test(an_existing_folder_is_never_written_over),
         cmocka_unit_test(the_rest_of_an_interrupted_save_does_not_disturb),

@@ -83,6 +83,45 @@ static void check_adapters(const struct folder *f)
     engine_close(en);
 }
 
+static const struct ops *uncounted;
+static size_t on_device, paged; /* bytes asked for */
+
+static void *device_alloc(struct device *d, size_t bytes, struct err *e)
+{
+    on_device += bytes;
+    return uncounted->alloc(d, bytes, e);
+}
+
+static void *paged_alloc(struct device *d, size_t bytes, struct err *e)
+{
+    paged += bytes;
+    return uncounted->alloc_paged(d, bytes, e);
+}
+
+/* A tenant whose moments are paged: the two sizes by which the plan for GPUs counts them. */
+static void check_paged(const struct folder *f)
+{
+    struct engine *en = open_engine(f, 1, 0, 0);
+    struct ops counting = *en->ops;
+    counting.alloc = device_alloc;
+    counting.alloc_paged = paged_alloc;
+    uncounted = en->ops;
+    en->ops = &counting;
+    for (int i = 0; i < 4; i++) {
+        struct memory_plan p = plan_of(f, &confs[i], 0, 0);
+        for (int to = 0; to < 2; to++) {
+            en->paged_moments = to;
+            on_device = paged = 0;
+            struct adapter *ad = new_adapter(en, i);
+            assert_int_equal(on_device, p.adapter + p.gradient + (to ? 0 : p.optimizer));
+            assert_int_equal(paged, to ? p.optimizer : 0);
+            adapter_free(ad);
+        }
+    }
+    en->ops = uncounted;
+    engine_close(en);
+}
+
 static struct train_item one_of_length(struct engine *en, struct adapter *ad, int n)
 {
     const int lengths[] = {n, 0};
@@ -119,7 +158,6 @@ static void check_scratch(const struct folder *f)
     engine_close(en);
 }
 
-static const struct ops *uncounted;
 static size_t watched_bytes, watched; /* what was asked of the device in pieces of that size */
 
 static void *counting_alloc(struct device *d, size_t bytes, struct err *e)
@@ -179,6 +217,11 @@ static void weights_take_what_was_planned(void **state)
 static void an_adapter_takes_what_was_planned(void **state)
 {
     on_both(check_adapters);
+}
+
+static void paged_moments_are_what_the_device_is_spared(void **state)
+{
+    on_both(check_paged);
 }
 
 static void a_pass_takes_what_was_planned(void **state)
@@ -514,6 +557,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(weights_take_what_was_planned),
         cmocka_unit_test(an_adapter_takes_what_was_planned),
+        cmocka_unit_test(paged_moments_are_what_the_device_is_spared),
         cmocka_unit_test(a_pass_takes_what_was_planned),
         cmocka_unit_test(the_fullest_pass_takes_what_was_planned),
         cmocka_unit_test(keys_and_values_take_what_was_planned),

@@ -34,7 +34,8 @@ struct engine *session_engine(const struct session *s, struct err *e)
                                              .replicas = (int)s->replicas,
                                              .scratch_bytes_max = (size_t)s->scratch_mb << 20,
                                              .kv_bytes_max = (size_t)s->kv_mb << 20,
-                                             .weights = s->weights},
+                                             .weights = s->weights,
+                                             .paged_moments = s->paged_moments},
                        e);
 }
 

@@ -9,6 +9,7 @@
 struct session {
     const char *model, *device, *weights, *adapter;
     int64_t threads, scratch_mb, kv_mb, ranks, replicas;
+    bool paged_moments;
 };
 
 /* Lines of a settings table. */

@@ -23,6 +23,8 @@ static int settings_read(struct settings *s, int argc, char **argv, struct err *
     const struct conf_item items[] = {
         SESSION_SETTINGS(&s->session),
         SESSION_RANKS(&s->session),
+        {"paged_moments", CONF_BOOL, &s->session.paged_moments, "false", 0, 0,
+         "AdamW's moments in the host's memory instead of the GPU's"},
         {"data", CONF_STR, &s->data, NULL, 0, 0,
          "file of lines {\"tokens\": [...]}, perhaps with \"weights\": [...], one a token"},
         {"steps", CONF_INT, &s->steps, "20", 1, 1 << 30, "optimizer steps"},

@@ -53,24 +53,26 @@ static size_t part_floats(const struct model_conf *mc, const struct lora_conf *c
     return layer * (size_t)mc->layers + unembed;
 }
 
-static void place_site(struct lora_tensor *t, int rank, bool trainable, size_t part, float **at)
+/* *at: floats from the beginning of a part. */
+static void place_site(const struct adapter *ad, struct lora_tensor *t, size_t *at)
 {
-    size_t a = aligned_count(rank, t->in), b = aligned_count(t->out, rank);
-    t->a = *at;
-    t->b = *at + a;
+    size_t a = aligned_count(ad->conf.rank, t->in), b = aligned_count(t->out, ad->conf.rank);
+    t->a = ad->memory + *at;
+    t->b = t->a + a;
+    if (ad->trainable) {
+        t->grad_a = t->a + ad->part_count;
+        t->grad_b = t->b + ad->part_count;
+        t->m_a = ad->moments + *at;
+        t->m_b = t->m_a + a;
+        t->v_a = t->m_a + ad->part_count;
+        t->v_b = t->m_b + ad->part_count;
+    }
     *at += a + b;
-    if (!trainable) return;
-    t->grad_a = t->a + part;
-    t->grad_b = t->b + part;
-    t->m_a = t->grad_a + part;
-    t->m_b = t->grad_b + part;
-    t->v_a = t->m_a + part;
-    t->v_b = t->m_b + part;
 }
 
 static void place_sites(struct adapter *ad, const struct model_conf *mc)
 {
-    float *at = ad->memory;
+    size_t at = 0;
     for (int i = 0; i < ad->site_count; i++) {
         struct lora_tensor *t = &ad->sites[i];
         bool last = i == ad->site_count - 1;
@@ -79,7 +81,7 @@ static void place_sites(struct adapter *ad, const struct model_conf *mc)
         t->cut = last ? CUT_OUT : site_cut((enum lora_site)(i % SITES_A_LAYER));
         if (!last) site_size(mc, (enum lora_site)(i % SITES_A_LAYER), &t->in, &t->out);
         if (last ? ad->conf.train_unembed : site_trained(&ad->conf, i % SITES_A_LAYER))
-            place_site(t, ad->conf.rank, ad->trainable, ad->part_count, &at);
+            place_site(ad, t, &at);
     }
 }
 
@@ -91,6 +93,12 @@ int lora_conf_check(const struct lora_conf *conf, struct err *e)
         return err_set(e, ERR_USER,
                        "an adapter needs one of train_attn, train_mlp and train_unembed");
     return 0;
+}
+
+static float *alloc_moments(struct engine *en, size_t bytes, struct err *e)
+{
+    return en->paged_moments ? en->ops->alloc_paged(en->dev, bytes, e)
+                             : en->ops->alloc(en->dev, bytes, e);
 }
 
 static struct adapter *alloc_rank(struct engine *en, const struct lora_conf *conf, bool trainable,
@@ -115,11 +123,13 @@ static struct adapter *alloc_rank(struct engine *en, const struct lora_conf *con
                            .sites = sites,
                            .site_count = mc->layers * SITES_A_LAYER + 1,
                            .trainable = trainable,
+                           .paged = en->paged_moments,
                            .part_count = part_floats(mc, conf)};
+    size_t part = ad->part_count * sizeof(float);
     ad->ranks[0] = ad->replicas[0] = ad;
-    ad->memory_count = ad->part_count * (trainable ? PARTS : 1);
-    ad->memory = en->ops->alloc(en->dev, ad->memory_count * sizeof(float), e);
-    if (ad->memory) {
+    ad->memory = en->ops->alloc(en->dev, trainable ? 2 * part : part, e);
+    if (ad->memory && trainable) ad->moments = alloc_moments(en, 2 * part, e);
+    if (ad->memory && (ad->moments || !trainable)) {
         place_sites(ad, mc);
         return ad;
     }
@@ -179,6 +189,10 @@ void adapter_free(struct adapter *ad)
     for (int r = 1; r < ad->rank_count; r++)
         adapter_free(ad->ranks[r]);
     ad->ops->release(ad->dev, ad->memory);
+    if (ad->paged)
+        ad->ops->release_paged(ad->dev, ad->moments);
+    else
+        ad->ops->release(ad->dev, ad->moments);
     free(ad->sites);
     free(ad);
 }

@@ -86,6 +86,7 @@ static int open_ranks(struct engine *en, const struct engine_conf *conf, struct 
         en->rank_count = r + 1; /* so many are there to be closed */
         one->rank = r;
         one->replica = en->replica;
+        one->paged_moments = conf->paged_moments;
     }
     for (int r = 0; r < n; r++) {
         en->ranks[r]->rank_count = n;
@@ -387,6 +388,20 @@ int engine_scratch(struct engine *en, size_t bytes, struct err *e)
 const struct engine_info *engine_info(const struct engine *en)
 {
     return &en->info;
+}
+
+int engine_device_memory(const struct engine *en, size_t *free_bytes, size_t *total_bytes,
+                         struct err *e)
+{
+    for (int r = 0; r < en->rank_count; r++) {
+        const struct engine *one = en->ranks[r];
+        size_t left, total;
+        if (one->ops->memory(one->dev, &left, &total, e) < 0) return -1;
+        if (r && left >= *free_bytes) continue;
+        *free_bytes = left;
+        *total_bytes = total;
+    }
+    return 0;
 }
 
 const struct model_conf *engine_model_conf(const struct engine *en)

@@ -52,6 +52,8 @@ struct engine_conf {
     const char *weights;        /* how the base is kept: "fp32"; "bf16", half the bytes, its products in bf16
                                    with fp32 sums (kernels/ops.h); "auto" or NULL: bf16 when all matrices of the
                                    files are, otherwise fp32, so that nothing is rounded */
+    bool paged_moments;         /* AdamW's moments lie in the host's pinned memory, and a step brings them to the GPU
+                                   piece by piece: the same bits, more adapters, slower steps.  No matter on "cpu" */
 };
 
 struct engine_info {
@@ -74,6 +76,10 @@ struct engine_info {
 struct engine *engine_open(const struct engine_conf *conf, struct err *e);
 void engine_close(struct engine *en); /* NULL is fine; every adapter and sample must be freed first */
 const struct engine_info *engine_info(const struct engine *en); /* lives as long as en */
+
+/* Memory of the engine's devices, by the one that has the least left: what is free beside the weights and whatever else
+ * uses it now, and all of it.  0 and 0 for a device without memory of its own ("cpu"). */
+int engine_device_memory(const struct engine *en, size_t *free_bytes, size_t *total_bytes, struct err *e) WARN_UNUSED;
 
 /* Bytes of one token by the folder's tokenizer.json (byte-level BPE): a pointer into the engine,
  * *size bytes, not NUL terminated.  NULL when the folder has no tokenizer or the id no entry. */
@@ -100,7 +106,8 @@ void adapter_free(struct adapter *ad); /* NULL is fine */
 const struct lora_conf *adapter_conf(const struct adapter *ad);
 int64_t adapter_step(const struct adapter *ad);      /* optimizer steps taken */
 bool adapter_has_gradient(const struct adapter *ad); /* something was accumulated since the last step */
-size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool optimizer); /* of all ranks and replicas together */
+size_t adapter_bytes(const struct engine *en, const struct lora_conf *conf, bool optimizer); /* of all ranks and replicas
+                        together, wherever they lie; of one with optimizer state the moments are half */
 
 /* SHA-256 (hex, 65 bytes) over configuration, weights, step, m, v and pending gradient: equal digests
  * mean equal state, on however many ranks and replicas. */

@@ -40,6 +40,8 @@ struct engine {
     char *scratch;      /* device memory of a pass's activations */
     struct arena *host; /* a pass's descriptors; reset by each call.  The leader's, on all ranks */
 
+    bool paged_moments; /* as engine_conf's, on all ranks */
+
     int rank, rank_count;
     const struct comm_ops *comm_ops;
     struct comm *comm; /* NULL: one rank alone */

@@ -115,10 +115,11 @@ struct adapter {
     uint64_t serial;              /* names these very weights for the replica's prefix cache; 0: nobody asked yet.
                                      Whoever changes an A or B sets it to 0 on every replica's first rank */
     bool trainable, has_gradient;
-    float *memory;                /* one block that holds all of the above: weights (A, B of site 0, of site 1 ...),
-                                     then, when trainable, gradients, m and v in the same order; every tensor
-                                     begins at 64 bytes, and the padding between them stays zero */
-    size_t memory_count;          /* floats */
+    float *memory;                /* one block of weights (A, B of site 0, of site 1 ...), then, when trainable, of
+                                     gradients in the same order; every tensor begins at 64 bytes, and the padding
+                                     between them stays zero */
+    float *moments;               /* another of m, then v, in that order too; NULL when not trainable */
+    bool paged;                   /* the moments are from alloc_paged: adam_tensor's `paged` */
     size_t part_count;            /* floats of one of the four parts */
     char base_model[128];         /* for adapter_config.json: the name of the model's folder */
 };

@@ -25,10 +25,12 @@ static int list_tensors(const struct adapter *ad, bool cut_only, struct adam_ten
         const struct lora_tensor *t = &ad->sites[i];
         if (!t->a) continue;
         if (!cut_only || t->cut == CUT_IN)
-            list[n++] = (struct adam_tensor){t->a, t->grad_a, t->m_a, t->v_a, rank * (size_t)t->in};
+            list[n++] = (struct adam_tensor){t->a, t->grad_a, t->m_a, t->v_a, rank * (size_t)t->in,
+                                             ad->paged};
         if (!cut_only || t->cut == CUT_OUT)
             list[n++] =
-                (struct adam_tensor){t->b, t->grad_b, t->m_b, t->v_b, rank * (size_t)t->out};
+                (struct adam_tensor){t->b, t->grad_b, t->m_b, t->v_b, rank * (size_t)t->out,
+                                     ad->paged};
     }
     return n;
 }
