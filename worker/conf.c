@@ -52,6 +52,8 @@ int worker_conf_read(struct worker_conf *c, int argc, char **argv, struct err *e
          "how often a shard's log positions are written when they moved"},
         {"adapters_mb", CONF_INT, &c->adapters_mb, "4096", 1, 1 << 24,
          "memory of resident runs; above it idle ones leave"},
+        {"paged_moments", CONF_BOOL, &c->paged_moments, "false", 0, 0,
+         "half of that, the runs' moments, in the host's memory instead of the GPU's"},
         {"sampler_cache_mb", CONF_INT, &c->sampler_cache_mb, "1024", 1, 1 << 24,
          "memory of sampler checkpoints"},
         {"kv_mb", CONF_INT, &c->kv_mb, "1024", 1, 1 << 24, "memory of running samples"},

@@ -26,6 +26,7 @@ struct worker_conf {
     int64_t sweep_every_ms, sweep_age_s;
     int64_t unsnapshotted_ms;
     bool numerics_change; /* an operator accepts that bits may change */
+    bool paged_moments;
 };
 
 /* -1 with ERR_USER: the text names the setting, its value and what was expected. */

@@ -88,6 +88,43 @@ int64_t memory_limit(const char *root)
 
 /* ---------------------------------------------------------------- whether it is enough */
 
+/* Of adapters, where the moments are elsewhere than the rest. */
+static int64_t moments_of(const struct memory_bounds *b)
+{
+    return b->gpu && b->paged ? b->adapters / 2 : 0;
+}
+
+int memory_of_host(const struct memory_bounds *b, struct memory_part parts[MEMORY_PARTS_MAX])
+{
+    int n = 0;
+    if (!b->gpu) {
+        parts[n++] = (struct memory_part){"weights", b->weights * b->devices, false};
+        parts[n++] = (struct memory_part){"scratch_mb", b->scratch * b->devices, true};
+        parts[n++] = (struct memory_part){"kv_mb", b->kv * b->devices, true};
+        parts[n++] = (struct memory_part){"adapters_mb", b->adapters, true};
+        parts[n++] = (struct memory_part){"sampler_cache_mb", b->sampler_cache, true};
+    } else if (b->paged) {
+        parts[n++] = (struct memory_part){"adapters_mb", moments_of(b), true};
+    }
+    parts[n++] = (struct memory_part){"held_mb", b->held, true};
+    return n;
+}
+
+int memory_of_gpu(const struct memory_bounds *b, int64_t used, int64_t reserved,
+                  struct memory_part parts[MEMORY_PARTS_MAX])
+{
+    int64_t fixed = b->weights + reserved;
+    const struct memory_part here[] = {
+        {"weights and libraries", used > fixed ? used : fixed, false},
+        {"scratch_mb", b->scratch, true},
+        {"kv_mb", b->kv, true},
+        {"adapters_mb", (b->adapters - moments_of(b)) / b->devices, true},
+        {"sampler_cache_mb", b->sampler_cache / b->devices, true},
+    };
+    memcpy(parts, here, sizeof here);
+    return sizeof here / sizeof *here;
+}
+
 int64_t memory_sum(const struct memory_part *parts, int count)
 {
     int64_t sum = 0;

@@ -181,33 +181,56 @@ static int announce(struct worker *w, struct err *e)
     return model_row(w, e);
 }
 
-/* Everything at its largest, before a weight is read.  Only for a device whose memory is ours. */
-static int check_memory(const struct worker_conf *c, struct err *e)
+/* Everything at its largest. */
+static int memory_bounds_of(const struct worker_conf *c, struct memory_bounds *b, struct err *e)
 {
+    bool gpu = strcmp(c->device, "cpu") != 0;
     const struct memory_plan_conf pc = {.model_dir = c->model_dir,
                                         .weights = c->weights,
                                         .lora = {1, true, true, true},
                                         .ranks = (int)c->ranks,
                                         .replicas = (int)c->replicas,
                                         .scratch_bytes_max = (size_t)c->scratch_mb << 20,
-                                        .kv_bytes_max = (size_t)c->kv_mb << 20};
+                                        .kv_bytes_max = (size_t)c->kv_mb << 20,
+                                        .gpu = gpu};
     struct memory_plan p;
-    if (strcmp(c->device, "cpu")) return 0;
     if (memory_plan_make(&pc, &p, e) < 0) return -1;
-    int64_t devices = (int64_t)p.ranks * p.replicas;
-    const struct memory_part parts[] = {
-        {"weights", (int64_t)(p.weights + p.packed + p.rope) * devices, false},
-        {"scratch_mb", (int64_t)p.scratch * devices, true},
-        {"kv_mb", (int64_t)p.kv * devices, true},
-        {"adapters_mb", c->adapters_mb << 20, true},
-        {"sampler_cache_mb", c->sampler_cache_mb << 20, true},
-        {"held_mb", c->held_mb << 20, true},
-    };
-    int count = sizeof parts / sizeof *parts;
+    *b = (struct memory_bounds){.weights = (int64_t)(p.weights + p.packed + p.rope),
+                                .scratch = (int64_t)p.scratch,
+                                .kv = (int64_t)p.kv,
+                                .adapters = c->adapters_mb << 20,
+                                .sampler_cache = c->sampler_cache_mb << 20,
+                                .held = c->held_mb << 20,
+                                .devices = p.ranks * p.replicas,
+                                .gpu = gpu,
+                                .paged = c->paged_moments};
+    return 0;
+}
+
+/* Before a weight is read. */
+static int check_memory(const struct memory_bounds *b, struct err *e)
+{
+    struct memory_part parts[MEMORY_PARTS_MAX];
+    int count = memory_of_host(b, parts);
     int64_t limit = memory_limit("");
     if (memory_check(parts, count, limit, e) < 0) return -1;
     log_info("worker.memory", "weights_mb=%" PRId64 " most_mb=%" PRId64 " machine_mb=%" PRId64,
-             parts[0].bytes >> 20, memory_sum(parts, count) >> 20, limit >> 20);
+             b->weights * b->devices >> 20, memory_sum(parts, count) >> 20, limit >> 20);
+    return 0;
+}
+
+/* What a GPU has left is known once its libraries and the weights are there. */
+static int check_device(struct worker *w, const struct memory_bounds *b, struct err *e)
+{
+    struct memory_part parts[MEMORY_PARTS_MAX];
+    size_t left, total;
+    if (engine_device_memory(w->engine, &left, &total, e) < 0) return -1;
+    if (!total) return 0;
+    int count = memory_of_gpu(b, (int64_t)(total - left), DEVICE_RESERVED, parts);
+    if (memory_check(parts, count, (int64_t)total, e) < 0)
+        return err_prefix(e, "device %s", w->conf->device);
+    log_info("worker.device_memory", "most_mb=%" PRId64 " free_mb=%zu device_mb=%zu",
+             memory_sum(parts, count) >> 20, left >> 20, total >> 20);
     return 0;
 }
 
@@ -220,7 +243,8 @@ static int open_engine(struct worker *w, struct err *e)
                              .replicas = (int)w->conf->replicas,
                              .scratch_bytes_max = (size_t)w->conf->scratch_mb << 20,
                              .kv_bytes_max = (size_t)w->conf->kv_mb << 20,
-                             .weights = w->conf->weights};
+                             .weights = w->conf->weights,
+                             .paged_moments = w->conf->paged_moments};
     w->engine = engine_open(&ec, e);
     return w->engine ? 0 : -1;
 }
@@ -276,11 +300,13 @@ static int open_lease(struct worker *w, struct err *e)
 int worker_open(struct worker *w, const struct worker_conf *conf, struct err *e)
 {
     uint8_t random[16];
+    struct memory_bounds bounds;
     *w = (struct worker){.conf = conf};
     seal_random(random, sizeof random);
     seal_hex(random, sizeof random, w->owner);
     if (bus_security_read(conf->kafka_config, e) < 0) return -1;
-    if (check_memory(conf, e) < 0 || folder_make(conf->data, e) < 0 || open_engine(w, e) < 0)
+    if (memory_bounds_of(conf, &bounds, e) < 0 || check_memory(&bounds, e) < 0) return -1;
+    if (folder_make(conf->data, e) < 0 || open_engine(w, e) < 0 || check_device(w, &bounds, e) < 0)
         return -1;
     w->db = db_create(conf->postgres, "tinworks-worker", e);
     if (!w->db || open_logs(w, e) < 0 || announce(w, e) < 0) return -1;

@@ -120,6 +120,84 @@ static void weights_that_cannot_fit_want_a_larger_machine(void **state)
     assert_non_null(strstr(e.text, "held_mb 1.00; this model needs a larger machine"));
 }
 
+/* ---------------------------------------------------------------- where it lies */
+
+/* A model of two ranks; numbers of which every sum is another. */
+static const struct memory_bounds bounds = {.weights = 8 * GIB,
+                                            .scratch = 2 * GIB,
+                                            .kv = GIB,
+                                            .adapters = 32 * GIB,
+                                            .sampler_cache = 4 * GIB,
+                                            .held = GIB / 2,
+                                            .devices = 2};
+
+static void assert_part(const struct memory_part *p, const char *name, int64_t bytes, bool setting)
+{
+    assert_string_equal(p->name, name);
+    assert_int_equal(p->bytes, bytes);
+    assert_int_equal(p->setting, setting);
+}
+
+static void on_a_cpu_all_of_it_is_the_hosts(void **state)
+{
+    struct memory_bounds b = bounds;
+    struct memory_part p[MEMORY_PARTS_MAX];
+    for (int paged = 0; paged < 2; paged++) {
+        b.paged = paged;
+        assert_int_equal(memory_of_host(&b, p), 6);
+        assert_part(&p[0], "weights", 16 * GIB, false);
+        assert_part(&p[1], "scratch_mb", 4 * GIB, true);
+        assert_part(&p[2], "kv_mb", 2 * GIB, true);
+        assert_part(&p[3], "adapters_mb", 32 * GIB, true);
+        assert_part(&p[4], "sampler_cache_mb", 4 * GIB, true);
+        assert_part(&p[5], "held_mb", GIB / 2, true);
+    }
+}
+
+static void a_gpu_holds_a_ranks_share(void **state)
+{
+    struct memory_bounds b = bounds;
+    struct memory_part p[MEMORY_PARTS_MAX];
+    b.gpu = true;
+    assert_int_equal(memory_of_host(&b, p), 1);
+    assert_part(&p[0], "held_mb", GIB / 2, true);
+    assert_int_equal(memory_of_gpu(&b, 9 * GIB, 2 * GIB, p), 5);
+    assert_part(&p[0], "weights and libraries", 10 * GIB, false);
+    assert_part(&p[1], "scratch_mb", 2 * GIB, true);
+    assert_part(&p[2], "kv_mb", GIB, true);
+    assert_part(&p[3], "adapters_mb", 16 * GIB, true);
+    assert_part(&p[4], "sampler_cache_mb", 2 * GIB, true);
+}
+
+static void paged_moments_move_half_of_the_adapters_to_the_host(void **state)
+{
+    struct memory_bounds b = bounds;
+    struct memory_part p[MEMORY_PARTS_MAX];
+    b.gpu = b.paged = true;
+    assert_int_equal(memory_of_host(&b, p), 2);
+    assert_part(&p[0], "adapters_mb", 16 * GIB, true);
+    assert_part(&p[1], "held_mb", GIB / 2, true);
+    assert_int_equal(memory_of_gpu(&b, 9 * GIB, 2 * GIB, p), 5);
+    assert_part(&p[3], "adapters_mb", 8 * GIB, true);
+}
+
+static void what_others_use_of_a_gpu_counts(void **state)
+{
+    struct memory_bounds b = bounds;
+    struct memory_part p[MEMORY_PARTS_MAX];
+    struct err e = {0};
+    b.gpu = true;
+    int n = memory_of_gpu(&b, 9 * GIB, 2 * GIB, p);
+    assert_int_equal(memory_check(p, n, 31 * GIB, &e), 0);
+    n = memory_of_gpu(&b, 20 * GIB, 2 * GIB, p);
+    assert_int_equal(memory_check(p, n, 31 * GIB, &e), -1);
+    assert_int_equal(e.kind, ERR_USER);
+    assert_string_equal(e.text,
+                        "the worker may need 41.00 GiB of memory, and 31.00 GiB are there: weights "
+                        "and libraries 20.00, scratch_mb 2.00, kv_mb 1.00, adapters_mb 16.00, "
+                        "sampler_cache_mb 2.00; lower adapters_mb");
+}
+
 /* ---------------------------------------------------------------- the worker itself */
 
 /* Starts the real worker on a tiny model with nobody to talk to: memory comes first. */
@@ -158,6 +236,10 @@ int main(void)
         cmocka_unit_test(what_fits_is_accepted_to_the_last_byte),
         cmocka_unit_test(what_does_not_fit_is_named_with_the_setting_to_lower),
         cmocka_unit_test(weights_that_cannot_fit_want_a_larger_machine),
+        cmocka_unit_test(on_a_cpu_all_of_it_is_the_hosts),
+        cmocka_unit_test(a_gpu_holds_a_ranks_share),
+        cmocka_unit_test(paged_moments_move_half_of_the_adapters_to_the_host),
+        cmocka_unit_test(what_others_use_of_a_gpu_counts),
         cmocka_unit_test(the_worker_refuses_to_start_with_more_than_there_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
