@@ -27,7 +27,7 @@ struct memory_bounds {
     int64_t adapters, sampler_cache, held; /* of all devices together */
     int devices; /* ranks times replicas */
     bool gpu;    /* devices have memory of their own; what is held is the host's anyway */
-    bool paged; /* of a GPU's adapters the moments, which are half, are with the host */
+    bool paged;  /* of a GPU's adapters the moments, which are half, are with the host */
 };
 
 #define MEMORY_PARTS_MAX 6
