@@ -162,11 +162,6 @@ struct ops {
     void (*download)(struct device *d, void *to_host, const void *from, size_t bytes);
     void (*copy)(struct device *d, void *to, const void *from, size_t bytes);
     void (*zero)(struct device *d, void *p, size_t bytes);
-    /* The host's own work beside the device: fn(arg, i, thread) for i = 0 .. count - 1 on its
-     * threads, thread in 0 .. threads - 1; returns when all are done.  Of this table fn may call
-     * download only. */
-    void (*spread)(struct device *d, void (*fn)(const void *arg, int i, int thread),
-                   const void *arg, int count);
     /* Waits until all that was asked is done; -1 with ERR_LOST when any of it failed. */
     int (*sync)(struct device *d, struct err *e);
 
@@ -180,7 +175,7 @@ struct ops {
      * keys that were used last are kept.
      *
      * For ops that compute, copy and zero.  What moves memory to or from the host, allocates,
-     * releases, waits or spreads has its effect as well, but ends the recording.  Begin and end
+     * releases or waits has its effect as well, but ends the recording.  Begin and end
      * come in pairs and do not nest.  The CPU has nothing to do here. */
     void (*record_begin)(struct device *d, uint64_t key);
     void (*record_end)(struct device *d);
@@ -192,6 +187,10 @@ struct ops {
      * (as x is, see above) whatever it was. */
     struct packed *(*pack)(struct device *d, const struct ops_matrix *w, enum ops_dtype keep,
                            bool transpose, struct err *e);
+    /* w of the same matrix m for the other way, with the bits of pack().  Where the device keeps one
+     * layout for both, as a GPU does, it shares w's memory; so w must be freed after it. */
+    struct packed *(*pack_other_way)(struct device *d, const struct packed *w,
+                                     const struct ops_matrix *m, struct err *e);
     void (*packed_free)(struct device *d, struct packed *w); /* NULL is fine */
     /* What pack() asks alloc() for. */
     size_t (*packed_bytes)(int out, int in, enum ops_dtype keep, bool transpose);

@@ -50,8 +50,6 @@ int cpu_sync(struct device *d, struct err *e);
 void cpu_record_begin(struct device *d, uint64_t key);
 void cpu_record_end(struct device *d);
 struct ops_recorded cpu_recorded(const struct device *d);
-void cpu_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
-                int count);
 
 #ifdef CPU_ISA
 
@@ -63,6 +61,7 @@ void cpu_spread(struct device *d, void (*fn)(const void *arg, int i, int thread)
 #define cpu_tile_rows      CPU_OF(cpu_tile_rows)
 #define cpu_tile_pieces    CPU_OF(cpu_tile_pieces)
 #define cpu_pack           CPU_OF(cpu_pack)
+#define cpu_pack_other_way CPU_OF(cpu_pack_other_way)
 #define cpu_packed_free    CPU_OF(cpu_packed_free)
 #define cpu_packed_bytes   CPU_OF(cpu_packed_bytes)
 #define cpu_gemm           CPU_OF(cpu_gemm)
@@ -92,6 +91,8 @@ void cpu_spread(struct device *d, void (*fn)(const void *arg, int i, int thread)
 
 struct packed *cpu_pack(struct device *d, const struct ops_matrix *w, enum ops_dtype keep,
                         bool transpose, struct err *e);
+struct packed *cpu_pack_other_way(struct device *d, const struct packed *w,
+                                  const struct ops_matrix *m, struct err *e);
 void cpu_packed_free(struct device *d, struct packed *w);
 size_t cpu_packed_bytes(int out, int in, enum ops_dtype keep, bool transpose);
 void cpu_gemm(struct device *d, float *y, const float *x, int rows, const struct packed *w,

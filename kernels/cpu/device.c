@@ -92,12 +92,6 @@ void cpu_share(size_t items, int tasks, int t, size_t *from, size_t *to)
     *to = items * ((size_t)t + 1) / (size_t)tasks;
 }
 
-void cpu_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
-                int count)
-{
-    pool_run(d->pool, fn, arg, count);
-}
-
 /* Without pairs avx512bf16 does what avx512 does; with them it gives the same bits.  So this, the
  * numerics class, says what the machine has: which of the two is faster on it does not matter. */
 static const char *isa_of_this_machine(bool pairs)

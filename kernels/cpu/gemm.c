@@ -145,11 +145,19 @@ struct packed *cpu_pack(struct device *d, const struct ops_matrix *w, enum ops_d
         return NULL;
     }
     p->dtype = keep;
+    p->turned = transpose;
     p->out = transpose ? w->cols : w->rows;
     p->in = transpose ? w->rows : w->cols;
     if ((keep == OPS_BF16 ? cpu_bf16_pack : pack_f32)(d, p, w, transpose, e) == 0) return p;
     free(p);
     return NULL;
+}
+
+/* Panels follow the outputs, so each way has its own. */
+struct packed *cpu_pack_other_way(struct device *d, const struct packed *w,
+                                  const struct ops_matrix *m, struct err *e)
+{
+    return cpu_pack(d, m, w->dtype, !w->turned, e);
 }
 
 void cpu_packed_free(struct device *d, struct packed *w)

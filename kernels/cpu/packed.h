@@ -9,6 +9,7 @@
 
 struct packed {
     enum ops_dtype dtype; /* OPS_F32 or OPS_BF16 */
+    bool turned;
     int out, in;          /* as gemm sees them: y [rows, out], x [rows, in] */
     float *panels;        /* OPS_F32: [out / TILE_COLS][in][TILE_COLS] */
     uint16_t *pairs;      /* OPS_BF16: [out / TILE_COLS][in / 2][TILE_COLS][2]; where out or in does

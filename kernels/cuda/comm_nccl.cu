@@ -303,6 +303,12 @@ static int open_group(struct device *const *devices, int ranks, struct comm **en
         ends[r] = NULL;
     const struct nccl_calls *calls = nccl_load(e);
     if (!calls) return -1;
+    for (int r = 0; r < ranks; r++)
+        if (devices[r]->comm)
+            return err_set(e, ERR_USER,
+                           "device cuda:%d is in a group already: GPUs are shared by ranks or by "
+                           "replicas, not by both",
+                           devices[r]->index);
     struct group *g = (struct group *)calloc(1, sizeof *g);
     if (!g) return err_set(e, ERR_RETRY, "out of memory for a group of %d ranks", ranks);
     g->calls = calls;

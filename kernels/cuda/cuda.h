@@ -36,7 +36,6 @@ extern "C" {
 
 struct blas;
 struct pager; /* paged.h */
-struct pool;
 struct recorder; /* record.cu */
 
 /* Device memory that grows when more is asked for and is kept. */
@@ -64,7 +63,6 @@ struct device {
     int failed;       /* 0; 1 while `failure` is written; 2 */
     char failure[256];
     struct blas *blas;
-    struct pool *pool; /* the host's threads */
     struct cuda_buffer scratch, gemm_scratch;
     struct cuda_stage_ring stage;
     struct recorder *recorder;
@@ -301,14 +299,14 @@ void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes
 void cuda_download(struct device *d, void *to_host, const void *from, size_t bytes);
 void cuda_copy(struct device *d, void *to, const void *from, size_t bytes);
 void cuda_zero(struct device *d, void *p, size_t bytes);
-void cuda_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
-                 int count);
 int cuda_sync(struct device *d, struct err *e);
 void cuda_record_begin(struct device *d, uint64_t key);
 void cuda_record_end(struct device *d);
 struct ops_recorded cuda_recorded(const struct device *d);
 struct packed *cuda_pack(struct device *d, const struct ops_matrix *w, enum ops_dtype keep,
                          bool transpose, struct err *e);
+struct packed *cuda_pack_other_way(struct device *d, const struct packed *w,
+                                   const struct ops_matrix *m, struct err *e);
 void cuda_packed_free(struct device *d, struct packed *w);
 size_t cuda_packed_bytes(int out, int in, enum ops_dtype keep, bool transpose);
 void cuda_gemm(struct device *d, float *y, const float *x, int rows, const struct packed *w,

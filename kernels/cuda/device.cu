@@ -9,9 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern "C" {
-#include "kernels/cpu/pool.h"
-}
 
 #define STAGE_PART_BYTES ((size_t)4 << 20)
 #define STAGE_ALIGN      64
@@ -163,8 +160,6 @@ struct device *cuda_open(int index, int threads, struct err *e)
         return NULL;
     }
     d->index = index;
-    d->pool = pool_create(threads, e);
-    if (!d->pool) goto fail;
     error = use(index);
     if (!error) error = open_stream(d);
     if (error) goto say;
@@ -196,7 +191,6 @@ void cuda_close(struct device *d)
     for (int i = 0; i < STAGE_PARTS; i++)
         if (d->stage.left[i]) cudaEventDestroy(d->stage.left[i]);
     if (d->stream) cudaStreamDestroy(d->stream);
-    pool_free(d->pool);
     free(d);
 }
 
@@ -375,13 +369,4 @@ const void *cuda_stage(struct device *d, const void *host, size_t bytes)
     cuda_keep(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream),
               "upload of descriptors");
     return to;
-}
-
-/* ------------------------------------------------------------------ the host's own work */
-
-void cuda_spread(struct device *d, void (*fn)(const void *arg, int i, int thread), const void *arg,
-                 int count)
-{
-    cuda_record_stop(d); /* fn may download, on several threads */
-    pool_run(d->pool, fn, arg, count);
 }

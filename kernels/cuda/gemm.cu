@@ -19,6 +19,7 @@ struct packed {
     int out, in; /* as gemm sees them: y [rows, out], x [rows, in] */
     int ld;      /* of data */
     void *data;
+    bool borrowed; /* data is that of the other way */
 };
 
 static size_t filled(int n)
@@ -112,10 +113,22 @@ struct packed *cuda_pack(struct device *d, const struct ops_matrix *w, enum ops_
     return p;
 }
 
+struct packed *cuda_pack_other_way(struct device *d, const struct packed *w,
+                                   const struct ops_matrix *m, struct err *e)
+{
+    struct packed *p = (struct packed *)calloc(1, sizeof *p);
+    if (!p) {
+        err_set(e, ERR_RETRY, "out of memory for packed weights");
+        return NULL;
+    }
+    *p = {w->dtype, !w->turned, w->in, w->out, w->ld, w->data, true};
+    return p;
+}
+
 void cuda_packed_free(struct device *d, struct packed *w)
 {
     if (!w) return;
-    cuda_release(d, w->data);
+    if (!w->borrowed) cuda_release(d, w->data);
     free(w);
 }
 

@@ -1,6 +1,5 @@
 /* paged.cu - see paged.h: the memory, and opening and closing what pages it. */
 #include "kernels/cuda/paged.h"
-#include "kernels/cuda/record.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +89,7 @@ void *cuda_alloc_paged(struct device *d, size_t bytes, struct err *e)
     void *p = NULL;
     cudaError_t error = cudaSuccess;
     cuda_use(d);
-    cuda_record_stop(d);
+    if (cuda_sync(d, e) < 0) return NULL; /* the driver may wait when it pins memory */
     if (!cuda_failed(d) && !d->pager) error = pager_open(&d->pager);
     if (!cuda_failed(d) && !error) error = cudaMallocHost(&p, bytes + GAP_BYTES);
     if (error == cudaErrorMemoryAllocation) {

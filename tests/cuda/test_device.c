@@ -88,32 +88,6 @@ static void descriptors_arrive_however_many_there_are(void **state)
     sides_close(s);
 }
 
-struct spread_case {
-    const struct side *s;
-    float *there, *got;
-};
-
-static void take_one(const void *arg, int i, int thread)
-{
-    const struct spread_case *c = arg;
-    c->s->ops->download(c->s->d, c->got + i, c->there + i, sizeof *c->got);
-}
-
-static void the_hosts_threads_may_download(void **state)
-{
-    struct side s[2];
-    sides_open(s);
-    for (int i = 0; i < 2; i++) {
-        float *x = numbers(500, 2), *got = zeros(500);
-        struct spread_case c = {&s[i], up(&s[i], x, 500), got};
-        s[i].ops->spread(s[i].d, take_one, &c, 500);
-        assert_same_bits(got, x, 500);
-        drop(&s[i], c.there);
-        free(x), free(got);
-    }
-    sides_close(s);
-}
-
 static void a_class_of_numerics_has_a_name(void **state)
 {
     struct side s[2];
@@ -185,7 +159,6 @@ int main(void)
         cmocka_unit_test(memory_that_is_not_there_is_an_error_that_passes),
         cmocka_unit_test(a_device_with_memory_of_its_own_says_how_much),
         cmocka_unit_test(descriptors_arrive_however_many_there_are),
-        cmocka_unit_test(the_hosts_threads_may_download),
         cmocka_unit_test(a_class_of_numerics_has_a_name),
         cmocka_unit_test(a_device_that_is_not_there_is_the_users_error),
 #ifdef CUDA_EMULATED

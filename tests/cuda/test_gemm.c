@@ -34,13 +34,15 @@ struct gemm_case {
     bool turned;
 };
 
-/* y for rows from .. rows - 1 */
+/* y for rows from .. rows - 1.  other: w is what stands beside the same matrix for the other way. */
 static float *product(const struct side *s, const struct gemm_case *c, const void *w, const float *x,
-                      int from, bool add)
+                      int from, bool add, bool other)
 {
     const struct ops_matrix m = {w, c->file, c->out, c->in};
     struct err e = {0};
-    struct packed *p = s->ops->pack(s->d, &m, c->keep, c->turned, &e);
+    struct packed *first = s->ops->pack(s->d, &m, c->keep, c->turned != other, &e);
+    assert_non_null(first);
+    struct packed *p = other ? s->ops->pack_other_way(s->d, first, &m, &e) : first;
     assert_non_null(p);
     size_t in = (size_t)(c->turned ? c->out : c->in), out = (size_t)(c->turned ? c->in : c->out);
     size_t rows = (size_t)(c->rows - from);
@@ -51,6 +53,7 @@ static float *product(const struct side *s, const struct gemm_case *c, const voi
     s->ops->gemm(s->d, y, xs, (int)rows, p, add);
     s->ops->gemm(s->d, y, xs, 0, p, add);
     s->ops->packed_free(s->d, p);
+    if (other) s->ops->packed_free(s->d, first);
     drop(s, xs);
     free(ones);
     return down(s, y, rows * out);
@@ -65,11 +68,15 @@ static void check_case(struct side s[2], const struct gemm_case *c)
     x[0] = 1e-39f; /* taken as zero in bf16 */
     double tolerance = pow((double)in, 1.5) * 0x1p-24 + 1e-6;
     for (int add = 0; add < 2; add++) {
-        float *want = product(&s[0], c, w, x, 0, add), *got = product(&s[1], c, w, x, 0, add);
-        float *alone = product(&s[1], c, w, x, c->rows - 1, add);
+        float *want = product(&s[0], c, w, x, 0, add, false);
+        float *got = product(&s[1], c, w, x, 0, add, false);
         assert_all_near(got, want, n, tolerance, "product");
-        assert_same_bits(alone, got + last, out);
-        free(want), free(got), free(alone);
+        for (int i = 0; i < 2; i++) {
+            float *alone = product(&s[i], c, w, x, c->rows - 1, add, true);
+            assert_same_bits(alone, (i ? got : want) + last, out);
+            free(alone);
+        }
+        free(want), free(got);
     }
     free(w), free(x);
 }
@@ -102,8 +109,8 @@ static void a_matrix_may_be_long_and_unaligned(void **state)
     sides_open(s);
     memcpy(shifted + 1, numbers_, n * sizeof(float));
     struct gemm_case c = {OUT, IN, 2, OPS_F32, OPS_BF16, false};
-    float *want = product(&s[0], &c, shifted + 1, x, 0, false);
-    float *got = product(&s[1], &c, shifted + 1, x, 0, false);
+    float *want = product(&s[0], &c, shifted + 1, x, 0, false, false);
+    float *got = product(&s[1], &c, shifted + 1, x, 0, false, false);
     assert_all_near(got, want, 2 * OUT, pow(IN, 1.5) * 0x1p-24, "product");
     free(numbers_), free(x), free(shifted), free(want), free(got);
     sides_close(s);

@@ -393,11 +393,11 @@ const struct engine_info *engine_info(const struct engine *en)
 int engine_device_memory(const struct engine *en, size_t *free_bytes, size_t *total_bytes,
                          struct err *e)
 {
-    for (int r = 0; r < en->rank_count; r++) {
-        const struct engine *one = en->ranks[r];
+    for (int i = 0; i < en->replica_count * en->rank_count; i++) {
+        const struct engine *one = en->replicas[i / en->rank_count]->ranks[i % en->rank_count];
         size_t left, total;
         if (one->ops->memory(one->dev, &left, &total, e) < 0) return -1;
-        if (r && left >= *free_bytes) continue;
+        if (i && left >= *free_bytes) continue;
         *free_bytes = left;
         *total_bytes = total;
     }

@@ -149,7 +149,7 @@ static int pack_both(struct model_weights *mw, const struct slot *s, struct err 
     void *own = NULL;
     if (part_of(mw, s, &m, &own, e) < 0) return -1;
     *s->ahead = mw->ops->pack(mw->dev, &m, mw->dtype, false, e);
-    if (*s->ahead) *s->back = mw->ops->pack(mw->dev, &m, mw->dtype, true, e);
+    if (*s->ahead) *s->back = mw->ops->pack_other_way(mw->dev, *s->ahead, &m, e);
     free(own);
     return *s->ahead && *s->back ? 0 : -1;
 }
@@ -272,12 +272,12 @@ void model_weights_free(struct model_weights *mw)
     if (!mw) return;
     for (int l = 0; mw->packed && l < mw->conf.layers; l++)
         for (int s = 0; s < SITES_A_LAYER; s++) {
-            mw->ops->packed_free(mw->dev, mw->packed[l].ahead[s]);
             mw->ops->packed_free(mw->dev, mw->packed[l].back[s]);
+            mw->ops->packed_free(mw->dev, mw->packed[l].ahead[s]);
         }
     if (mw->ops) {
-        mw->ops->packed_free(mw->dev, mw->unembed);
         mw->ops->packed_free(mw->dev, mw->unembed_back);
+        mw->ops->packed_free(mw->dev, mw->unembed);
         mw->ops->release(mw->dev, mw->embed);
         mw->ops->release(mw->dev, mw->embed_bf16);
         mw->ops->release(mw->dev, mw->gains);
