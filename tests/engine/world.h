@@ -83,21 +83,25 @@ static inline void digest_of(const struct adapter *ad, char out[65])
     if (adapter_digest(ad, out, &e) < 0) fail_msg("%s", e.text);
 }
 
+static inline float *part_at(const struct adapter *ad, enum part part)
+{
+    if (part < PART_M) return ad->memory + (size_t)part * ad->part_count;
+    return ad->moments + (size_t)(part - PART_M) * ad->part_count;
+}
+
 /* A part of the state of an adapter on one rank, as its device has it: part_count floats, padding
  * included.  The caller frees the copy. */
 static inline float *part_get(const struct adapter *ad, enum part part)
 {
     float *copy = malloc(ad->part_count * sizeof *copy);
     assert_non_null(copy);
-    ad->ops->download(ad->dev, copy, ad->memory + (size_t)part * ad->part_count,
-                      ad->part_count * sizeof *copy);
+    ad->ops->download(ad->dev, copy, part_at(ad, part), ad->part_count * sizeof *copy);
     return copy;
 }
 
 static inline void part_put(struct adapter *ad, enum part part, const float *from)
 {
-    ad->ops->upload(ad->dev, ad->memory + (size_t)part * ad->part_count, from,
-                    ad->part_count * sizeof *from);
+    ad->ops->upload(ad->dev, part_at(ad, part), from, ad->part_count * sizeof *from);
 }
 
 static inline uint32_t next_word(uint64_t *state)
