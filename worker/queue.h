@@ -18,6 +18,11 @@ struct queue {
 void queue_clear(struct queue *q);
 /* A copy of entry comes to the end. */
 int queue_push(struct queue *q, const void *entry, struct err *e) WARN_UNUSED;
+/* Takes back the push just made. */
+static inline void queue_unpush(struct queue *q)
+{
+    q->end--;
+}
 /* The entry of that offset, or NULL. */
 void *queue_find(const struct queue *q, int64_t offset);
 

@@ -64,12 +64,12 @@ int seen_add(struct seen *s, const char *job_id, int64_t job, int64_t result, st
 {
     struct one it = {.job = job, .result = result, .id = strdup(job_id)};
     if (!it.id) return err_set(e, ERR_RETRY, "out of memory for an id");
-    if (map_put(s->by_id, it.id, s, e) < 0) {
+    if (queue_push(&s->queue, &it, e) < 0) {
         free(it.id);
         return -1;
     }
-    if (queue_push(&s->queue, &it, e) < 0) {
-        map_take(s->by_id, it.id);
+    if (map_put(s->by_id, it.id, s, e) < 0) {
+        queue_unpush(&s->queue);
         free(it.id);
         return -1;
     }

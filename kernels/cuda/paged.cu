@@ -90,13 +90,14 @@ void *cuda_alloc_paged(struct device *d, size_t bytes, struct err *e)
     cudaError_t error = cudaSuccess;
     cuda_use(d);
     if (cuda_sync(d, e) < 0) return NULL; /* the driver may wait when it pins memory */
-    if (!cuda_failed(d) && !d->pager) error = pager_open(&d->pager);
-    if (!cuda_failed(d) && !error) error = cudaMallocHost(&p, bytes + GAP_BYTES);
+    if (!d->pager) error = pager_open(&d->pager);
+    if (!error) error = cudaMallocHost(&p, bytes + GAP_BYTES);
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* so that the next launch is not blamed */
         err_set(e, ERR_RETRY,
-                "out of memory: could not pin %zu bytes of the host for device cuda:%d", bytes,
-                d->index);
+                d->pager ? "out of memory: could not pin %zu bytes of the host for device cuda:%d"
+                         : "out of memory for the pages of %zu paged bytes on device cuda:%d",
+                bytes, d->index);
         return NULL;
     }
     cuda_keep(d, error, "allocation of pinned memory");
