@@ -63,8 +63,8 @@ struct group {
 
 static void give_up(struct comm *c)
 {
-    if (c->nccl) c->group->calls->CommAbort(c->nccl);
-    c->nccl = NULL;
+    ncclComm_t nccl = __atomic_exchange_n(&c->nccl, (ncclComm_t)NULL, __ATOMIC_ACQ_REL);
+    if (nccl) c->group->calls->CommAbort(nccl);
 }
 
 static void keep(struct comm *c, ncclResult_t error)

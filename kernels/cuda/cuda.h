@@ -82,6 +82,11 @@ bool cuda_failed(const struct device *d);
  * or asks for work needs: ranks are driven by a thread each, and opened and closed by one. */
 void cuda_use(struct device *d);
 
+/* Waits for an event, looking after the group meanwhile; and, as a member of one, for the stream
+ * before a call that may itself wait for it, where nobody would look. */
+void cuda_wait_for_event(struct device *d, cudaEvent_t event);
+void cuda_wait_if_member(struct device *d);
+
 /* Copies an op's descriptors, which the caller may reuse at once, to the device.  The pointer is
  * good (and 64-byte aligned) for the kernels that the same op launches after it; an op may stage
  * four times.  NULL when the device has failed, or for no bytes. */

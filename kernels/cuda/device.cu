@@ -85,7 +85,7 @@ static void wait_for_stream(struct device *d)
         cuda_keep(d, cudaStreamSynchronize(d->stream), "work on the device");
 }
 
-static void wait_for_event(struct device *d, cudaEvent_t event)
+void cuda_wait_for_event(struct device *d, cudaEvent_t event)
 {
     if (cuda_failed(d)) return;
     if (d->watch)
@@ -94,8 +94,7 @@ static void wait_for_event(struct device *d, cudaEvent_t event)
         cuda_keep(d, cudaEventSynchronize(event), "work on the device");
 }
 
-/* Before a call that may itself wait for the stream, where nobody would look after the group. */
-static void wait_if_member(struct device *d)
+void cuda_wait_if_member(struct device *d)
 {
     if (d->watch) wait_for_stream(d);
 }
@@ -122,7 +121,7 @@ static void stage_close(struct cuda_stage_memory *m)
     [[maybe_unused]] size_t bytes = STAGE_PARTS * m->part_bytes; /* only emulation has guards */
     if (m->host) GUARD(m->host, bytes, bytes);
     if (m->dev) GUARD(m->dev, bytes, bytes);
-    cudaFreeHost(m->host);
+    if (m->host) cudaFreeHost(m->host);
     cudaFree(m->dev);
 }
 
@@ -207,7 +206,7 @@ void *cuda_alloc(struct device *d, size_t bytes, struct err *e)
     cudaError_t error = cudaSuccess;
     cuda_use(d);
     cuda_record_stop(d);
-    wait_if_member(d);
+    cuda_wait_if_member(d);
     if (!cuda_failed(d)) error = cudaMalloc(&p, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* so that the next launch is not blamed */
@@ -228,7 +227,7 @@ void cuda_release(struct device *d, void *p)
 {
     cuda_use(d);
     cuda_record_stop(d);
-    if (p) wait_if_member(d);
+    if (p) cuda_wait_if_member(d);
     cuda_keep(d, cudaFree(p), "release of memory");
 }
 
@@ -240,15 +239,17 @@ int cuda_memory(struct device *d, size_t *free_bytes, size_t *total_bytes, struc
     return cuda_failed(d) ? cuda_sync(d, e) : 0;
 }
 
-/* Memory that is not pinned is read before the call returns.  `to` may be the host's, too: paged. */
+/* The caller may change or unmap what it gave as soon as the call returns, and CUDA leaves open whether
+ * memory that is not pinned was read by then: so it waits.  `to` may be the host's, too: paged. */
 void cuda_upload(struct device *d, void *to, const void *from_host, size_t bytes)
 {
     cuda_record_stop(d);
     if (!bytes || cuda_failed(d)) return;
     cuda_use(d);
-    wait_if_member(d);
+    cuda_wait_if_member(d);
     if (cuda_failed(d)) return;
     cuda_keep(d, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyDefault, d->stream), "upload");
+    wait_for_stream(d);
 }
 
 /* From a device that has failed come zeros, so that nobody works with rubbish until sync() tells. */
@@ -257,7 +258,7 @@ void cuda_download(struct device *d, void *to_host, const void *from, size_t byt
     cuda_record_stop(d);
     if (!bytes) return;
     cuda_use(d);
-    wait_if_member(d);
+    cuda_wait_if_member(d);
     if (!cuda_failed(d))
         cuda_keep(d, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDefault, d->stream),
                   "download");
@@ -299,7 +300,7 @@ void *cuda_buffer_get(struct device *d, struct cuda_buffer *b, size_t bytes)
     if (!cuda_failed(d) && bytes > b->bytes) {
         cuda_use(d);
         cuda_record_settle(d);
-        wait_if_member(d);
+        cuda_wait_if_member(d);
         cuda_keep(d, cudaFree(b->p), "release of scratch memory");
         b->p = NULL;
         b->bytes = 0;
@@ -325,7 +326,7 @@ static void next_part(struct device *d)
     cuda_keep(d, cudaEventRecord(r->left[r->part], d->stream), "event");
     r->part = (r->part + 1) % STAGE_PARTS;
     r->used = 0;
-    wait_for_event(d, r->left[(r->part + 1) % STAGE_PARTS]);
+    cuda_wait_for_event(d, r->left[(r->part + 1) % STAGE_PARTS]);
 }
 
 /* What the op has staged already stays where it is, so the smaller memory is kept; each is at most
@@ -343,7 +344,7 @@ static void grow(struct device *d, size_t bytes)
     r->before[r->growths++] = r->now;
     r->part = 0;
     r->used = 0;
-    wait_if_member(d);
+    cuda_wait_if_member(d);
     cuda_keep(d, stage_open(&r->now, part_bytes), "memory for descriptors");
 }
 

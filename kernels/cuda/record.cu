@@ -61,7 +61,7 @@ static void graph_drop(struct recording *r)
 static void memory_free(struct recording *r)
 {
     if (r->dev) GUARD(r->dev, r->bytes, r->bytes);
-    cudaFreeHost(r->host);
+    if (r->host) cudaFreeHost(r->host);
     cudaFree(r->dev);
     r->host = r->dev = NULL;
     r->bytes = 0;
@@ -115,9 +115,11 @@ static void run(struct device *d, const struct recording *r, size_t items)
 static void capture(struct device *d, struct recording *r)
 {
     cudaGraph_t graph = NULL;
-    cuda_keep(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capture");
     if (cuda_failed(d)) return;
-    run(d, r, r->list.size());
+    cudaError_t error = cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal);
+    cuda_keep(d, error, "capture");
+    if (error) return;
+    run(d, r, r->list.size()); /* nothing, once another rank's thread says that the device failed */
     cuda_keep(d, cudaStreamEndCapture(d->stream, &graph), "capture");
     if (!cuda_failed(d)) cuda_keep(d, cudaGraphInstantiate(&r->graph, graph, 0), "graph");
     if (graph) cudaGraphDestroy(graph);
@@ -247,6 +249,7 @@ static struct recording *find(struct recorder *k, uint64_t key)
 
 static void memory_grow(struct device *d, struct recording *r)
 {
+    cuda_wait_if_member(d);
     memory_free(r);
     cuda_keep(d, cudaMallocHost((void **)&r->host, r->wanted), "memory for descriptors");
     if (cuda_failed(d)) return;
@@ -266,7 +269,7 @@ void cuda_record_begin(struct device *d, uint64_t key)
         k->count.plain++;
         return;
     }
-    cuda_keep(d, cudaEventSynchronize(r->taken), "work on the device");
+    cuda_wait_for_event(d, r->taken);
     if (!cuda_failed(d) && r->wanted > r->bytes) memory_grow(d, r);
     if (cuda_failed(d)) return;
     k->now = r;

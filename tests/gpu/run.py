@@ -138,6 +138,8 @@ class Run:
     def status_of(self, child):
         if getattr(child, "cut", False):
             return "cut off"
+        if child.process.returncode == 77:
+            return "not run: " + " ".join(child.last_words()[-1:])
         return "passed" if child.process.returncode == 0 else "failed: exit status %d" % child.process.returncode
 
     def program(self, name):
@@ -148,7 +150,8 @@ class Run:
         """Programs whose exit status is the answer, all at once; a key of the part for each."""
         def work(part, until):
             results = part["tests"] = {name: {"status": "not run: it was not built"} for name in names}
-            children = {name: Child([self.program(name)], env) for name in names if self.program(name)}
+            where = {**self.env, **(env or {})}
+            children = {name: Child([self.program(name)], where) for name in names if self.program(name)}
             for name in children:
                 results[name]["status"] = "cut off"
             self.wait(list(children.values()), until)
@@ -164,7 +167,7 @@ class Run:
         def work(part, until):
             if args[0] is None:
                 return "not run: it was not built"
-            child = Child(args)
+            child = Child(args, self.env)
 
             def note():
                 part["cases"] = child.lines()
@@ -223,12 +226,12 @@ class Run:
         if self.args.emulated:
             folder, peer_device, extra = os.path.join(HERE, "tiny"), "cpu", TINY
         common = ["--model", folder, *extra]
-        program = self.program("speed")
-        own = ["--seconds", str(limit - 10), "--threads", str(min(16, os.cpu_count()))]
+        program, threads = self.program("speed"), str(min(16, os.cpu_count()))
+        own = ["--seconds", str(int(min(limit, self.left())) - 10), "--threads", threads]
         self.part("speed " + model, limit, 15, self.cases([program, "--device", device, *common, *own]))
         self.part("peer " + model, limit, 25, self.cases(
             [self.args.python, os.path.join(HERE, "peer.py"), "--device", peer_device, *common,
-             "--seconds", str(limit - 20)]))
+             "--seconds", str(int(min(limit, self.left())) - 20)]))
         self.derive(model)
 
     def run(self):
@@ -238,12 +241,12 @@ class Run:
         self.write()
         self.part("build", 1500 if emulated else 220, 20, self.build)
         self.part("kernels", 300 if emulated else 60, 5, self.tests(kernels))
-        whole = self.tests(["engine_device", "engine_decode"], {"TINWORKS_TEST_ALL": "1"})
+        whole = self.tests(["engine_device", "engine_decode", "engine_paged"], {"TINWORKS_TEST_ALL": "1"})
         self.part("engine", 300 if emulated else 45, 5, whole)
-        self.speed_of("qwen3-8b", 300 if emulated else 70)
         self.part("products", 90, 5, self.cases([self.program("products"), *(["512"] if emulated else [])]))
         # The emulation needs minutes for these; what is tried there is the programs.
         self.part("laws", 120, 10, self.tests(laws, {"TINWORKS_TEST_DEVICE": "cpu" if emulated else "cuda:0"}))
+        self.speed_of("qwen3-8b", 300 if emulated else 70)
         if not emulated:
             self.speed_of("qwen3-4b", 60)
             self.speed_of("qwen3-14b", 60)
@@ -361,6 +364,12 @@ def cuda_options(part, env):
             part["cublas"] = wheel
             env["CPATH"] = os.path.join(wheel, "include")
             options.append("-DCUDA_cublasLt_LIBRARY=" + library[0])
+    nccl = os.path.join(sysconfig.get_paths()["purelib"], "nvidia", "nccl")
+    if os.path.exists(os.path.join(nccl, "include", "nccl.h")):
+        part["nccl"] = nccl
+        options.append("-DNCCL_INCLUDE=" + os.path.join(nccl, "include"))
+        places = [os.path.join(nccl, "lib"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        env["LD_LIBRARY_PATH"] = ":".join(places)
     return options
 
 
