@@ -22,7 +22,6 @@
 #include "kernels/cuda/record.h"
 
 #include <assert.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,9 +44,8 @@ struct comm {
     struct group *group;
     int rank;
     struct device *d;
-    ncclComm_t nccl;      /* NULL once it was given up */
-    cudaStream_t idle;    /* never has work: asked whether the device is still there */
-    pthread_mutex_t lock; /* of nccl, while several threads wait for d */
+    ncclComm_t nccl;   /* NULL once it was given up */
+    cudaStream_t idle; /* never has work: asked whether the device is still there */
 };
 
 struct group {
@@ -63,8 +61,8 @@ struct group {
 
 static void give_up(struct comm *c)
 {
-    ncclComm_t nccl = __atomic_exchange_n(&c->nccl, (ncclComm_t)NULL, __ATOMIC_ACQ_REL);
-    if (nccl) c->group->calls->CommAbort(nccl);
+    if (c->nccl) c->group->calls->CommAbort(c->nccl);
+    c->nccl = NULL;
 }
 
 static void keep(struct comm *c, ncclResult_t error)
@@ -87,19 +85,16 @@ static void watch(struct device *d)
     struct comm *c = d->comm;
     struct group *g = c->group;
     ncclResult_t state = ncclSuccess;
-    pthread_mutex_lock(&c->lock);
-    if (c->nccl) { /* not yet given up */
-        ncclResult_t error = g->calls->CommGetAsyncError(c->nccl, &state);
-        keep(c, error ? error : state);
-        for (int r = 0; r < g->ranks; r++) {
-            struct comm *other = &g->ends[r];
-            cudaError_t lost = cudaStreamQuery(other->idle);
-            if (lost != cudaErrorNotReady) cuda_keep(other->d, lost, "work on the device");
-            if (r != c->rank && cuda_failed(other->d)) keep_others(c, r);
-        }
-        if (cuda_failed(d)) give_up(c);
+    if (!c->nccl) return; /* given up */
+    ncclResult_t error = g->calls->CommGetAsyncError(c->nccl, &state);
+    keep(c, error ? error : state);
+    for (int r = 0; r < g->ranks; r++) {
+        struct comm *other = &g->ends[r];
+        cudaError_t lost = cudaStreamQuery(other->idle);
+        if (lost != cudaErrorNotReady) cuda_keep(other->d, lost, "work on the device");
+        if (r != c->rank && cuda_failed(other->d)) keep_others(c, r);
     }
-    pthread_mutex_unlock(&c->lock);
+    if (cuda_failed(d)) give_up(c);
 }
 
 /* ------------------------------------------------------------------ meeting */
@@ -259,7 +254,6 @@ static void close_group(struct comm **ends, int ranks)
         if (c->idle) cudaStreamDestroy(c->idle);
         c->d->watch = NULL;
         c->d->comm = NULL;
-        pthread_mutex_destroy(&c->lock);
     }
     free(g);
 }
@@ -318,7 +312,6 @@ static int open_group(struct device *const *devices, int ranks, struct comm **en
         ends[r]->group = g;
         ends[r]->rank = r;
         ends[r]->d = devices[r];
-        pthread_mutex_init(&ends[r]->lock, NULL);
     }
     int rc = join(g, e);
     for (int r = 0; r < ranks && rc == 0; r++)
