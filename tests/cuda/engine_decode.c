@@ -6,17 +6,12 @@ enum { REQUESTS = 4, SAMPLES = 2, SAID = 12, PROMPT_MAX = 70 };
 
 static struct engine *open_on_device(const struct folder *f)
 {
-    char model[300];
-    struct err e = {0};
-    snprintf(model, sizeof model, "%s/model", f->path);
-    const struct engine_conf conf = {.model_dir = model,
+    const struct engine_conf conf = {.model_dir = folder_at(f, "model"),
                                      .device = "cuda:0",
                                      .threads = 2,
                                      .scratch_bytes_max = (size_t)16 << 20,
                                      .kv_bytes_max = (size_t)4 << 20};
-    struct engine *en = engine_open(&conf, &e);
-    if (!en) fail_msg("%s", e.text);
-    return en;
+    return open_conf(&conf);
 }
 
 /* What was said after a prompt, scored as a prompt itself. */

@@ -6,18 +6,13 @@
 
 static struct engine *open_on_device(const struct folder *f, bool paged)
 {
-    char model[300];
-    struct err e = {0};
-    snprintf(model, sizeof model, "%s/model", f->path);
-    const struct engine_conf conf = {.model_dir = model,
+    const struct engine_conf conf = {.model_dir = folder_at(f, "model"),
                                      .device = "cuda:0",
                                      .threads = 1,
                                      .scratch_bytes_max = (size_t)64 << 20,
                                      .kv_bytes_max = (size_t)4 << 20,
                                      .paged_moments = paged};
-    struct engine *en = engine_open(&conf, &e);
-    if (!en) fail_msg("%s", e.text);
-    return en;
+    return open_conf(&conf);
 }
 
 static void train_and_step(struct engine *en, struct adapter *ad, int steps)

@@ -38,10 +38,7 @@ static struct engine *open_on(const char *device, int ranks)
                                      .threads = 1,
                                      .ranks = ranks,
                                      .kv_bytes_max = (size_t)16 << 20};
-    struct err e = {0};
-    struct engine *en = engine_open(&conf, &e);
-    if (!en) fail_msg("%s", e.text);
-    return en;
+    return open_conf(&conf);
 }
 
 static struct sample_result sample_on(struct engine *en)

@@ -159,4 +159,29 @@ static inline void save(const struct adapter *ad, const char *dir, char sha256[6
     if (adapter_save(ad, dir, true, &size, sha256, &e) < 0) fail_msg("%s", e.text);
 }
 
+/* Leaves an adapter with a gradient pending in the folder `dir`. */
+static inline void save_pending(struct engine *en, const char *dir, char digest[65],
+                                char sha256[65])
+{
+    struct adapter *ad = stepped_adapter(en, 0);
+    train_items(en, ad, 3, NULL, NULL);
+    digest_of(ad, digest);
+    save(ad, dir, sha256);
+    adapter_free(ad);
+}
+
+/* What save_pending() left is the same state here, and the same files when it is saved again. */
+static inline void assert_loads_alike(struct engine *en, const struct folder *f, const char *saved,
+                                      const char *again, const char *digest, const char *sha256)
+{
+    char loaded[65], hash[65];
+    struct adapter *ad = load(en, folder_at(f, saved), sha256);
+    assert_true(adapter_has_gradient(ad));
+    digest_of(ad, loaded);
+    assert_string_equal(loaded, digest);
+    save(ad, folder_at(f, again), hash);
+    assert_string_equal(hash, sha256);
+    adapter_free(ad);
+}
+
 #endif

@@ -47,6 +47,14 @@ static inline bool on_cpu(void)
     return !strcmp(test_device(), "cpu");
 }
 
+static inline struct engine *open_conf(const struct engine_conf *conf)
+{
+    struct err e = {0};
+    struct engine *en = engine_open(conf, &e);
+    if (!en) fail_msg("%s", e.text);
+    return en;
+}
+
 static inline struct engine *open_engine(const struct folder *folder, int threads, size_t scratch,
                                          size_t kv)
 {
@@ -57,10 +65,7 @@ static inline struct engine *open_engine(const struct folder *folder, int thread
                                .threads = threads,
                                .scratch_bytes_max = scratch,
                                .kv_bytes_max = kv};
-    struct err e = {0};
-    struct engine *en = engine_open(&conf, &e);
-    if (!en) fail_msg("%s", e.text);
-    return en;
+    return open_conf(&conf);
 }
 
 /* Adapters differ in rank and in what they train. */
