@@ -4,8 +4,8 @@
  * beside its _back.  An op never fails by itself: what goes wrong on a device is kept and comes
  * out of the next sync(), as ERR_LOST.  Only what allocates can fail at once.
  *
- * Memory.  `float *` is memory of the device (from alloc); on the CPU that is ordinary memory, so
- * tests may pass their own arrays.  Ids and descriptors (int32_t arrays, struct kv_seg, struct
+ * Memory.  `float *` is memory of the device (from alloc), as is what a struct act points at; on the
+ * CPU that is ordinary memory, so tests may pass their own arrays.  Ids and descriptors (int32_t arrays, struct kv_seg, struct
  * lora_group) are ordinary host memory, read before the call returns.  Arrays are row-major
  * without gaps unless a leading dimension (ld...) is named.
  *
@@ -45,6 +45,27 @@ struct ops_matrix {
     int rows, cols;
 };
 
+/* An array of activations, or of their gradients, in memory of the device: fp32, or the narrower type
+ * that act_dtype() names for what lies between products.  Sums are made in fp32 and rounded once, when
+ * they are written; "add" to a narrow array reads it, adds and rounds again. */
+struct act {
+    void *p;
+    enum ops_dtype dtype; /* OPS_F32, or what act_dtype() says */
+};
+
+static inline struct act act_f32(const float *p)
+{
+    struct act a;
+    a.p = (void *)p;
+    a.dtype = OPS_F32;
+    return a;
+}
+
+static inline size_t ops_size(enum ops_dtype dtype)
+{
+    return dtype == OPS_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
 struct device; /* a CPU's threads, or a GPU */
 struct packed; /* a weight matrix prepared once for gemm */
 
@@ -78,7 +99,7 @@ struct lora_group {
 struct projection {
     const struct packed *w; /* [out, in]; NULL: adapters only */
     int in, out;
-    float *y;
+    struct act y;
     bool add; /* to y instead of overwriting it; always so where w is NULL */
     float *u; /* [rows, ldu]; ldu >= the largest rank.  NULL without groups */
     int ldu;
@@ -147,6 +168,13 @@ struct ops {
      * change bits, and nothing else.  Lives as long as d. */
     const char *(*numerics)(const struct device *d, enum ops_dtype weights);
 
+    /* How activations between products are best kept with weights kept so: OPS_F32 on the CPU, which
+     * takes no other; on a GPU the weights' own. */
+    enum ops_dtype (*act_dtype)(enum ops_dtype weights);
+    /* Rows of a pass that are enough to keep the device busy, and bytes of a chunk of logits that are. */
+    int pass_rows;
+    size_t logits_bytes;
+
     /* 64-byte aligned and zero; NULL with ERR_RETRY when there is no room. */
     void *(*alloc)(struct device *d, size_t bytes, struct err *e);
     void (*release)(struct device *d, void *p);
@@ -195,65 +223,63 @@ struct ops {
     /* What pack() asks alloc() for. */
     size_t (*packed_bytes)(int out, int in, enum ops_dtype keep, bool transpose);
     /* y [rows, out] (+)= x [rows, in] w^T, or [rows, in] (+)= x [rows, out] w when transposed */
-    void (*gemm)(struct device *d, float *y, const float *x, int rows, const struct packed *w,
+    void (*gemm)(struct device *d, struct act y, struct act x, int rows, const struct packed *w,
                  bool add);
 
     /* ---- projections with LoRA (arXiv 2106.09685, eq. 3) ---- */
     /* For each of count projections of the same x [rows, in]: y (+)= x w^T;
      * u [rows, ldu] = scale x A^T;  y += u B^T, each group with its own A, B, rank.  Rows outside
      * all groups get no more than the frozen product.  No two may share a y or a u. */
-    void (*project)(struct device *d, const float *x, int rows, const struct projection *p,
-                    int count);
-    /* dx [rows, in] (+)= dy w;  du = scale dy B;  dx += du A (dx NULL: not wanted);
+    void (*project)(struct device *d, struct act x, int rows, const struct projection *p, int count);
+    /* dx [rows, in] (+)= dy w;  du = scale dy B;  dx += du A (dx.p NULL: not wanted);
      * grad_a += sum over blocks of du^T x;  grad_b += sum over blocks of dy^T u, a block's rows
      * being one chain from zero.  u is what project() left.  Groups with the same gradients must
      * not share a call.  BACK_DX and then BACK_GRADS give the bits of BACK_WHOLE. */
-    void (*project_back)(struct device *d, float *dx, const float *dy, const float *x, int rows,
+    void (*project_back)(struct device *d, struct act dx, struct act dy, struct act x, int rows,
                          const struct projection_back *p);
 
     /* ---- rows ---- */
-    /* y [rows, width] = table [ids[i], width] */
-    void (*gather)(struct device *d, float *y, const float *table, const int32_t *ids, int rows,
+    /* y [rows, width] = table [ids[i], width].  The table may be bf16 on every device; y has its type,
+     * or is fp32 and gets it widened exactly. */
+    void (*gather)(struct device *d, struct act y, struct act table, const int32_t *ids, int rows,
                    int width);
-    /* The same from a table of bf16, widened exactly. */
-    void (*gather_bf16)(struct device *d, float *y, const uint16_t *table, const int32_t *ids,
-                        int rows, int width);
-    /* y [index[i], width] = x [i, width]; no index twice.  gather's way back. */
+    /* y [index[i], width] = x [i, width]; no index twice.  gather's way back,
+     * in fp32. */
     void (*scatter)(struct device *d, float *y, const float *x, const int32_t *index, int rows,
                     int width);
     /* y = x / sqrt(mean(x^2) + eps) * gain[width] (arXiv 1910.07467) */
-    void (*rms_norm)(struct device *d, float *y, const float *x, const float *gain, int rows,
+    void (*rms_norm)(struct device *d, struct act y, struct act x, const float *gain, int rows,
                      int width, float eps);
-    /* dx (+)= the way back; gain is frozen and gets no gradient */
-    void (*rms_norm_back)(struct device *d, float *dx, const float *dy, const float *x,
+    /* dx (+)= the way back; gain is frozen and gets no gradient.  All three of one type; dx may be dy. */
+    void (*rms_norm_back)(struct device *d, struct act dx, struct act dy, struct act x,
                           const float *gain, int rows, int width, float eps, bool add);
     /* Rotary position (arXiv 2104.09864) in place on x [rows, heads, head_dim], half-split: element
      * i turns with element i + head_dim / 2 by the angle whose cosine and sine stand at
      * [position, i] of the tables [context, head_dim / 2]. */
-    void (*rope)(struct device *d, float *x, const float *cosine, const float *sine,
+    void (*rope)(struct device *d, struct act x, const float *cosine, const float *sine,
                  const struct kv_seg *segs, int seg_count, int heads, int head_dim);
-    void (*rope_back)(struct device *d, float *dx, const float *cosine, const float *sine,
+    void (*rope_back)(struct device *d, struct act dx, const float *cosine, const float *sine,
                       const struct kv_seg *segs, int seg_count, int heads, int head_dim);
-    /* y = gate / (1 + exp(-gate)) * up (arXiv 2002.05202) */
-    void (*swiglu)(struct device *d, float *y, const float *gate, const float *up, size_t count);
-    void (*swiglu_back)(struct device *d, float *dgate, float *dup, const float *dy,
-                        const float *gate, const float *up, size_t count);
+    /* y = gate / (1 + exp(-gate)) * up (arXiv 2002.05202).  All of one type, here and on the way back. */
+    void (*swiglu)(struct device *d, struct act y, struct act gate, struct act up, size_t count);
+    void (*swiglu_back)(struct device *d, struct act dgate, struct act dup, struct act dy,
+                        struct act gate, struct act up, size_t count);
 
-    /* ---- attention ---- */
+    /* ---- attention: all arrays of rows of one type but lse, which is fp32 ---- */
     /* Floats that one block needs for one layer; the layout inside is the device's own. */
     size_t (*kv_floats)(const struct attn_shape *shape);
     /* Puts k and v [rows, kv_heads, head_dim] into the segments' blocks. */
-    void (*kv_write)(struct device *d, const float *k, const float *v, const struct kv_seg *segs,
+    void (*kv_write)(struct device *d, struct act k, struct act v, const struct kv_seg *segs,
                      int seg_count, const struct attn_shape *shape);
     /* o [rows, heads, head_dim] = softmax(q k^T / sqrt(head_dim)) v over the keys at positions up
      * to the row's own; lse [rows, heads] the logarithm of the softmax's denominator.  Keys are
      * taken block by block from position 0 with a running maximum (arXiv 2205.14135), in the same
      * way for a row alone and for a row of a long segment. */
-    void (*attention)(struct device *d, float *o, float *lse, const float *q,
+    void (*attention)(struct device *d, struct act o, float *lse, struct act q,
                       const struct kv_seg *segs, int seg_count, const struct attn_shape *shape);
     /* For segments with start 0.  dq like q; dk, dv [rows, kv_heads, head_dim]; all overwritten. */
-    void (*attention_back)(struct device *d, float *dq, float *dk, float *dv, const float *dout,
-                           const float *o, const float *lse, const float *q,
+    void (*attention_back)(struct device *d, struct act dq, struct act dk, struct act dv,
+                           struct act dout, struct act o, const float *lse, struct act q,
                            const struct kv_seg *segs, int seg_count,
                            const struct attn_shape *shape);
 

@@ -21,54 +21,55 @@ static double seconds(void)
     X(copy, (struct device * d, void *to, const void *from, size_t bytes), (d, to, from, bytes))   \
     X(zero, (struct device * d, void *p, size_t bytes), (d, p, bytes))                             \
     X(gemm,                                                                                        \
-      (struct device * d, float *y, const float *x, int rows, const struct packed *w, bool add),   \
+      (struct device * d, struct act y, struct act x, int rows, const struct packed *w, bool add), \
       (d, y, x, rows, w, add))                                                                     \
     X(project,                                                                                     \
-      (struct device * d, const float *x, int rows, const struct projection *p, int n),            \
+      (struct device * d, struct act x, int rows, const struct projection *p, int n),              \
       (d, x, rows, p, n))                                                                          \
     X(project_back,                                                                                \
-      (struct device * d, float *dx, const float *dy, const float *x, int rows,                    \
+      (struct device * d, struct act dx, struct act dy, struct act x, int rows,                    \
        const struct projection_back *p),                                                           \
       (d, dx, dy, x, rows, p))                                                                     \
     X(gather,                                                                                      \
-      (struct device * d, float *y, const float *t, const int32_t *ids, int rows, int width),      \
+      (struct device * d, struct act y, struct act t, const int32_t *ids, int rows, int width),    \
       (d, y, t, ids, rows, width))                                                                 \
     X(scatter,                                                                                     \
       (struct device * d, float *y, const float *x, const int32_t *ids, int rows, int width),      \
       (d, y, x, ids, rows, width))                                                                 \
     X(rms_norm,                                                                                    \
-      (struct device * d, float *y, const float *x, const float *gain, int rows, int width,        \
+      (struct device * d, struct act y, struct act x, const float *gain, int rows, int width,      \
        float eps),                                                                                 \
       (d, y, x, gain, rows, width, eps))                                                           \
     X(rms_norm_back,                                                                               \
-      (struct device * d, float *dx, const float *dy, const float *x, const float *gain, int rows, \
-       int width, float eps, bool add),                                                            \
+      (struct device * d, struct act dx, struct act dy, struct act x, const float *gain,           \
+       int rows, int width, float eps, bool add),                                                  \
       (d, dx, dy, x, gain, rows, width, eps, add))                                                 \
     X(rope,                                                                                        \
-      (struct device * d, float *x, const float *c, const float *s, const struct kv_seg *g, int n, \
-       int heads, int dim),                                                                        \
+      (struct device * d, struct act x, const float *c, const float *s, const struct kv_seg *g,    \
+       int n, int heads, int dim),                                                                 \
       (d, x, c, s, g, n, heads, dim))                                                              \
     X(rope_back,                                                                                   \
-      (struct device * d, float *x, const float *c, const float *s, const struct kv_seg *g, int n, \
-       int heads, int dim),                                                                        \
+      (struct device * d, struct act x, const float *c, const float *s, const struct kv_seg *g,    \
+       int n, int heads, int dim),                                                                 \
       (d, x, c, s, g, n, heads, dim))                                                              \
-    X(swiglu, (struct device * d, float *y, const float *gate, const float *up, size_t count),     \
+    X(swiglu,                                                                                      \
+      (struct device * d, struct act y, struct act gate, struct act up, size_t count),             \
       (d, y, gate, up, count))                                                                     \
     X(swiglu_back,                                                                                 \
-      (struct device * d, float *dgate, float *dup, const float *dy, const float *gate,            \
-       const float *up, size_t count),                                                             \
+      (struct device * d, struct act dgate, struct act dup, struct act dy, struct act gate,        \
+       struct act up, size_t count),                                                               \
       (d, dgate, dup, dy, gate, up, count))                                                        \
     X(kv_write,                                                                                    \
-      (struct device * d, const float *k, const float *v, const struct kv_seg *g, int n,           \
+      (struct device * d, struct act k, struct act v, const struct kv_seg *g, int n,               \
        const struct attn_shape *s),                                                                \
       (d, k, v, g, n, s))                                                                          \
     X(attention,                                                                                   \
-      (struct device * d, float *o, float *lse, const float *q, const struct kv_seg *g, int n,     \
+      (struct device * d, struct act o, float *lse, struct act q, const struct kv_seg *g, int n,   \
        const struct attn_shape *s),                                                                \
       (d, o, lse, q, g, n, s))                                                                     \
     X(attention_back,                                                                              \
-      (struct device * d, float *dq, float *dk, float *dv, const float *dout, const float *o,      \
-       const float *lse, const float *q, const struct kv_seg *g, int n,                            \
+      (struct device * d, struct act dq, struct act dk, struct act dv, struct act dout,            \
+       struct act o, const float *lse, struct act q, const struct kv_seg *g, int n,                \
        const struct attn_shape *s),                                                                \
       (d, dq, dk, dv, dout, o, lse, q, g, n, s))                                                   \
     X(logprob,                                                                                     \

@@ -218,9 +218,9 @@ int work_gemm_peak(struct work *w, int n, double *gflop_per_s, struct err *e)
     const struct ops_matrix square = {x, OPS_F32, n, n};
     p = ops->pack(w->en->dev, &square, OPS_F32, false, e);
     if (!p) goto out;
-    ops->gemm(w->en->dev, y, x, n, p, false);
+    ops->gemm(w->en->dev, act_f32(y), act_f32(x), n, p, false);
     struct span t = now(), took = {0};
-    ops->gemm(w->en->dev, y, x, n, p, false);
+    ops->gemm(w->en->dev, act_f32(y), act_f32(x), n, p, false);
     add_since(&took, t);
     *gflop_per_s = 2e-9 * n * n * n / took.wall_s;
     rc = ops->sync(w->en->dev, e);

@@ -50,10 +50,10 @@ static size_t rows_of(const struct kv_seg *segs, int seg_count)
     return rows;
 }
 
-void cpu_kv_write(struct device *d, const float *k, const float *v, const struct kv_seg *segs,
+void cpu_kv_write(struct device *d, struct act k, struct act v, const struct kv_seg *segs,
                   int seg_count, const struct attn_shape *shape)
 {
-    struct write_arg a = {k, v, segs, shape};
+    struct write_arg a = {cpu_f32(k), cpu_f32(v), segs, shape};
     size_t count = rows_of(segs, seg_count) * (size_t)shape->kv_heads * (size_t)shape->head_dim;
     /* A number of a key has a cache line of its own, and memory may have to give it. */
     cpu_run(d, write_task, &a, seg_count * shape->kv_heads, 4 * count);
@@ -197,11 +197,11 @@ static void attn_task(const void *p, int task, float *scratch)
     }
 }
 
-void cpu_attention(struct device *d, float *o, float *lse, const float *q,
+void cpu_attention(struct device *d, struct act o, float *lse, struct act q,
                    const struct kv_seg *segs, int seg_count, const struct attn_shape *shape)
 {
     assert(shape->head_dim <= OPS_HEAD_DIM_MAX && shape->heads % shape->kv_heads == 0);
-    struct attn_arg a = {o, lse, q, segs, shape};
+    struct attn_arg a = {cpu_f32(o), lse, cpu_f32(q), segs, shape};
     int tasks = 0;
     size_t steps = 0;
     for (int i = 0; i < seg_count; i++) {

@@ -177,11 +177,12 @@ static void back_task(const void *p, int task, float *scratch)
     }
 }
 
-void cpu_attention_back(struct device *d, float *dq, float *dk, float *dv, const float *dout,
-                        const float *o, const float *lse, const float *q, const struct kv_seg *segs,
-                        int seg_count, const struct attn_shape *shape)
+void cpu_attention_back(struct device *d, struct act dq, struct act dk, struct act dv,
+                        struct act dout, struct act o, const float *lse, struct act q,
+                        const struct kv_seg *segs, int seg_count, const struct attn_shape *shape)
 {
-    struct back_arg a = {dq, dk, dv, dout, o, lse, q, segs, shape};
+    struct back_arg a = {cpu_f32(dq), cpu_f32(dk), cpu_f32(dv), cpu_f32(dout), cpu_f32(o),
+                         lse,         cpu_f32(q),  segs,        shape};
     size_t steps = 0;
     for (int i = 0; i < seg_count; i++) {
         assert(segs[i].start == 0);

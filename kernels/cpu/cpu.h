@@ -6,6 +6,7 @@
 #ifndef KERNELS_CPU_CPU_H
 #define KERNELS_CPU_CPU_H
 
+#include <assert.h>
 #include "kernels/ops.h"
 
 /* Scratch of one thread, in floats; what each op needs of it is asserted there. */
@@ -47,9 +48,17 @@ void cpu_move(struct device *d, void *to, const void *from, size_t bytes);
 void cpu_copy(struct device *d, void *to, const void *from, size_t bytes);
 void cpu_zero(struct device *d, void *p, size_t bytes);
 int cpu_sync(struct device *d, struct err *e);
+enum ops_dtype cpu_act_dtype(enum ops_dtype weights);
 void cpu_record_begin(struct device *d, uint64_t key);
 void cpu_record_end(struct device *d);
 struct ops_recorded cpu_recorded(const struct device *d);
+
+/* The CPU knows activations in fp32 only. */
+static inline float *cpu_f32(struct act a)
+{
+    assert(a.dtype == OPS_F32);
+    return a.p;
+}
 
 #ifdef CPU_ISA
 
@@ -95,7 +104,7 @@ struct packed *cpu_pack_other_way(struct device *d, const struct packed *w,
                                   const struct ops_matrix *m, struct err *e);
 void cpu_packed_free(struct device *d, struct packed *w);
 size_t cpu_packed_bytes(int out, int in, enum ops_dtype keep, bool transpose);
-void cpu_gemm(struct device *d, float *y, const float *x, int rows, const struct packed *w,
+void cpu_gemm(struct device *d, struct act y, struct act x, int rows, const struct packed *w,
               bool add);
 
 /* y [rows, ldy] (+)= scale x [rows, ldx] w^T, for w [out, in]: packed (w; then scale is 1), or as
@@ -120,34 +129,35 @@ struct cpu_set cpu_gemm_set(struct device *d, struct gemm_cut *cut, const struct
                             int count);
 void cpu_gemm_jobs(struct device *d, const struct gemm_job *jobs, int count);
 
-void cpu_project(struct device *d, const float *x, int rows, const struct projection *p, int count);
-void cpu_project_back(struct device *d, float *dx, const float *dy, const float *x, int rows,
+void cpu_project(struct device *d, struct act x, int rows, const struct projection *p, int count);
+void cpu_project_back(struct device *d, struct act dx, struct act dy, struct act x, int rows,
                       const struct projection_back *p);
-void cpu_gather(struct device *d, float *y, const float *table, const int32_t *ids, int rows,
+void cpu_gather(struct device *d, struct act y, struct act table, const int32_t *ids, int rows,
                 int width);
+/* Its part for a table of bf16. */
 void cpu_gather_bf16(struct device *d, float *y, const uint16_t *table, const int32_t *ids,
                      int rows, int width);
 void cpu_scatter(struct device *d, float *y, const float *x, const int32_t *index, int rows,
                  int width);
-void cpu_rms_norm(struct device *d, float *y, const float *x, const float *gain, int rows,
+void cpu_rms_norm(struct device *d, struct act y, struct act x, const float *gain, int rows,
                   int width, float eps);
-void cpu_rms_norm_back(struct device *d, float *dx, const float *dy, const float *x,
+void cpu_rms_norm_back(struct device *d, struct act dx, struct act dy, struct act x,
                        const float *gain, int rows, int width, float eps, bool add);
-void cpu_rope(struct device *d, float *x, const float *cosine, const float *sine,
+void cpu_rope(struct device *d, struct act x, const float *cosine, const float *sine,
               const struct kv_seg *segs, int seg_count, int heads, int head_dim);
-void cpu_rope_back(struct device *d, float *dx, const float *cosine, const float *sine,
+void cpu_rope_back(struct device *d, struct act dx, const float *cosine, const float *sine,
                    const struct kv_seg *segs, int seg_count, int heads, int head_dim);
-void cpu_swiglu(struct device *d, float *y, const float *gate, const float *up, size_t count);
-void cpu_swiglu_back(struct device *d, float *dgate, float *dup, const float *dy, const float *gate,
-                     const float *up, size_t count);
+void cpu_swiglu(struct device *d, struct act y, struct act gate, struct act up, size_t count);
+void cpu_swiglu_back(struct device *d, struct act dgate, struct act dup, struct act dy,
+                     struct act gate, struct act up, size_t count);
 size_t cpu_kv_floats(const struct attn_shape *shape);
-void cpu_kv_write(struct device *d, const float *k, const float *v, const struct kv_seg *segs,
+void cpu_kv_write(struct device *d, struct act k, struct act v, const struct kv_seg *segs,
                   int seg_count, const struct attn_shape *shape);
-void cpu_attention(struct device *d, float *o, float *lse, const float *q,
+void cpu_attention(struct device *d, struct act o, float *lse, struct act q,
                    const struct kv_seg *segs, int seg_count, const struct attn_shape *shape);
-void cpu_attention_back(struct device *d, float *dq, float *dk, float *dv, const float *dout,
-                        const float *o, const float *lse, const float *q, const struct kv_seg *segs,
-                        int seg_count, const struct attn_shape *shape);
+void cpu_attention_back(struct device *d, struct act dq, struct act dk, struct act dv,
+                        struct act dout, struct act o, const float *lse, struct act q,
+                        const struct kv_seg *segs, int seg_count, const struct attn_shape *shape);
 void cpu_logprob(struct device *d, float *logprob, float *lse, const float *logits,
                  const int *first, const int32_t *ids, int rows, int vocab);
 void cpu_logprob_back(struct device *d, float *logits, const float *lse, const float *g,

@@ -131,6 +131,11 @@ void cpu_close(struct device *d)
     free(d);
 }
 
+enum ops_dtype cpu_act_dtype(enum ops_dtype weights)
+{
+    return OPS_F32;
+}
+
 const char *cpu_numerics(const struct device *d, enum ops_dtype weights)
 {
     return d->numerics[weights == OPS_BF16];
@@ -260,7 +265,7 @@ static double pace(const struct ops *ops, struct device *d)
     struct packed *p = ops->pack(d, &m, OPS_BF16, false, NULL);
     for (int i = 0; y && p && i < PACE_TRIES; i++) {
         double began = thread_seconds();
-        ops->gemm(d, y, x, PACE_ROWS, p, false);
+        ops->gemm(d, act_f32(y), act_f32(x), PACE_ROWS, p, false);
         double took = thread_seconds() - began;
         if (i == 0 || took < least) least = took;
     }

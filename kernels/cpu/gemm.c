@@ -464,9 +464,9 @@ struct gemm_job cpu_gemm_job(float *y, const float *x, int rows, const struct pa
                              .add = add};
 }
 
-void cpu_gemm(struct device *d, float *y, const float *x, int rows, const struct packed *w,
+void cpu_gemm(struct device *d, struct act y, struct act x, int rows, const struct packed *w,
               bool add)
 {
-    struct gemm_job job = cpu_gemm_job(y, x, rows, w, add);
+    struct gemm_job job = cpu_gemm_job(cpu_f32(y), cpu_f32(x), rows, w, add);
     cpu_gemm_jobs(d, &job, 1);
 }

@@ -66,20 +66,22 @@ static struct gemm_job x_to_u(const struct projection *p, const struct lora_grou
 
 static struct gemm_job u_to_y(const struct projection *p, const struct lora_group *g)
 {
-    struct gemm_job j = job_over(g, p->y, p->out, p->out, p->u, p->ldu, g->rank);
+    struct gemm_job j = job_over(g, cpu_f32(p->y), p->out, p->out, p->u, p->ldu, g->rank);
     j.plain = g->b;
     j.add = true;
     return j;
 }
 
-void cpu_project(struct device *d, const float *x, int rows, const struct projection *p, int count)
+void cpu_project(struct device *d, struct act x, int rows, const struct projection *p, int count)
 {
+    const float *from = cpu_f32(x);
     struct pile pile = {.d = d};
     for (int i = 0; i < count; i++)
         for (int g = 0; g < p[i].count; g++)
-            pile_add(&pile, x_to_u(&p[i], &p[i].groups[g], x));
+            pile_add(&pile, x_to_u(&p[i], &p[i].groups[g], from));
     for (int i = 0; i < count; i++)
-        if (p[i].w) pile_add(&pile, cpu_gemm_job(p[i].y, x, rows, p[i].w, p[i].add));
+        if (p[i].w)
+            pile_add(&pile, cpu_gemm_job(cpu_f32(p[i].y), from, rows, p[i].w, p[i].add));
     pile_run(&pile);
     for (int i = 0; i < count; i++)
         for (int g = 0; g < p[i].count; g++)
@@ -259,11 +261,11 @@ static int some(int left)
     return left < JOBS ? left : JOBS;
 }
 
-void cpu_project_back(struct device *d, float *dx, const float *dy, const float *x, int rows,
+void cpu_project_back(struct device *d, struct act dx, struct act dy, struct act x, int rows,
                       const struct projection_back *p)
 {
     for (int g = 0; g == 0 || g < p->count; g += JOBS)
-        to_du(d, dx, dy, rows, p, g, some(p->count - g));
+        to_du(d, cpu_f32(dx), cpu_f32(dy), rows, p, g, some(p->count - g));
     for (int g = 0; g < p->count; g += JOBS)
-        from_du(d, dx, x, p, &p->groups[g], some(p->count - g));
+        from_du(d, cpu_f32(dx), cpu_f32(x), p, &p->groups[g], some(p->count - g));
 }

@@ -31,10 +31,15 @@ static void move(struct device *d, struct move_arg *a)
     cpu_run(d, move_task, a, a->tasks, (size_t)a->rows * steps);
 }
 
-void cpu_gather(struct device *d, float *y, const float *table, const int32_t *ids, int rows,
+void cpu_gather(struct device *d, struct act y, struct act table, const int32_t *ids, int rows,
                 int width)
 {
-    struct move_arg a = {.y = y, .x = table, .index = ids, .rows = rows, .width = width};
+    if (table.dtype == OPS_BF16) {
+        cpu_gather_bf16(d, cpu_f32(y), table.p, ids, rows, width);
+        return;
+    }
+    struct move_arg a = {
+        .y = cpu_f32(y), .x = cpu_f32(table), .index = ids, .rows = rows, .width = width};
     move(d, &a);
 }
 
@@ -118,19 +123,24 @@ static void norm(struct device *d, struct norm_arg *a, task_fn *fn)
     cpu_run(d, fn, a, a->tasks, (size_t)a->rows * steps);
 }
 
-void cpu_rms_norm(struct device *d, float *y, const float *x, const float *gain, int rows,
+void cpu_rms_norm(struct device *d, struct act y, struct act x, const float *gain, int rows,
                   int width, float eps)
 {
-    struct norm_arg a = {.y = y, .x = x, .gain = gain, .rows = rows, .width = width, .eps = eps};
+    struct norm_arg a = {.y = cpu_f32(y),
+                         .x = cpu_f32(x),
+                         .gain = gain,
+                         .rows = rows,
+                         .width = width,
+                         .eps = eps};
     norm(d, &a, norm_task);
 }
 
-void cpu_rms_norm_back(struct device *d, float *dx, const float *dy, const float *x,
+void cpu_rms_norm_back(struct device *d, struct act dx, struct act dy, struct act x,
                        const float *gain, int rows, int width, float eps, bool add)
 {
-    struct norm_arg a = {.y = dx,
-                         .dy = dy,
-                         .x = x,
+    struct norm_arg a = {.y = cpu_f32(dx),
+                         .dy = cpu_f32(dy),
+                         .x = cpu_f32(x),
                          .gain = gain,
                          .rows = rows,
                          .width = width,
@@ -179,17 +189,17 @@ static void rope(struct device *d, const struct rope_arg *a, int seg_count)
     cpu_run(d, rope_task, a, seg_count, rows * (size_t)a->heads * (size_t)a->head_dim / 8);
 }
 
-void cpu_rope(struct device *d, float *x, const float *cosine, const float *sine,
+void cpu_rope(struct device *d, struct act x, const float *cosine, const float *sine,
               const struct kv_seg *segs, int seg_count, int heads, int head_dim)
 {
-    struct rope_arg a = {x, cosine, sine, segs, heads, head_dim, 1.0f};
+    struct rope_arg a = {cpu_f32(x), cosine, sine, segs, heads, head_dim, 1.0f};
     rope(d, &a, seg_count);
 }
 
-void cpu_rope_back(struct device *d, float *dx, const float *cosine, const float *sine,
+void cpu_rope_back(struct device *d, struct act dx, const float *cosine, const float *sine,
                    const struct kv_seg *segs, int seg_count, int heads, int head_dim)
 {
-    struct rope_arg a = {dx, cosine, sine, segs, heads, head_dim, -1.0f};
+    struct rope_arg a = {cpu_f32(dx), cosine, sine, segs, heads, head_dim, -1.0f};
     rope(d, &a, seg_count);
 }
 
@@ -236,18 +246,23 @@ static void swiglu_back_task(const void *p, int task, float *scratch)
     }
 }
 
-void cpu_swiglu(struct device *d, float *y, const float *gate, const float *up, size_t count)
+void cpu_swiglu(struct device *d, struct act y, struct act gate, struct act up, size_t count)
 {
-    struct swiglu_arg a = {.y = y, .gate = gate, .up = up, .count = count};
+    struct swiglu_arg a = {
+        .y = cpu_f32(y), .gate = cpu_f32(gate), .up = cpu_f32(up), .count = count};
     a.tasks = cpu_tasks_for(d, count, 2);
     cpu_run(d, swiglu_task, &a, a.tasks, 2 * count);
 }
 
-void cpu_swiglu_back(struct device *d, float *dgate, float *dup, const float *dy, const float *gate,
-                     const float *up, size_t count)
+void cpu_swiglu_back(struct device *d, struct act dgate, struct act dup, struct act dy,
+                     struct act gate, struct act up, size_t count)
 {
-    struct swiglu_arg a = {
-        .dgate = dgate, .dup = dup, .dy = dy, .gate = gate, .up = up, .count = count};
+    struct swiglu_arg a = {.dgate = cpu_f32(dgate),
+                           .dup = cpu_f32(dup),
+                           .dy = cpu_f32(dy),
+                           .gate = cpu_f32(gate),
+                           .up = cpu_f32(up),
+                           .count = count};
     a.tasks = cpu_tasks_for(d, count, 3);
     cpu_run(d, swiglu_back_task, &a, a.tasks, 3 * count);
 }

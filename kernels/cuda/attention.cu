@@ -13,7 +13,8 @@ struct kv_run {
     bf16 *block;
 };
 
-__device__ static void kv_write_rows(bf16 *to, const float *from, const struct attn_dims &s,
+template <class T>
+__device__ static void kv_write_rows(bf16 *to, const T *from, const struct attn_dims &s,
                                      const struct kv_run &run)
 {
     int kv_head = blockIdx.y;
@@ -21,17 +22,18 @@ __device__ static void kv_write_rows(bf16 *to, const float *from, const struct a
         int r = i / (s.wide / 4), c = i % (s.wide / 4) * 4;
         size_t row = (size_t)(run.row + r) * s.kv_heads + kv_head;
         put_4(to + (run.slot + r) * s.wide + c,
-              load_4(from + row * s.dim + (c < s.dim ? c : 0), s.dim - c, s.fours));
+              load_4(from + row * s.dim + (c < s.dim ? c : 0), s.dim - c, s.aligned));
     }
 }
 
-__global__ static void kv_write_kernel(const float *k, const float *v, const struct kv_run *runs,
+template <class T>
+__global__ static void kv_write_kernel(const void *k, const void *v, const struct kv_run *runs,
                                        struct attn_dims s)
 {
     struct kv_run run = runs[blockIdx.x];
     bf16 *keys = run.block + (size_t)blockIdx.y * 2 * KEYS * s.wide;
-    kv_write_rows(keys, k, s, run);
-    kv_write_rows(keys + KEYS * s.wide, v, s, run);
+    kv_write_rows(keys, (const T *)k, s, run);
+    kv_write_rows(keys + KEYS * s.wide, (const T *)v, s, run);
 }
 
 size_t cuda_kv_floats(const struct attn_shape *s)
@@ -39,11 +41,12 @@ size_t cuda_kv_floats(const struct attn_shape *s)
     return (size_t)s->kv_heads * 2 * KEYS * kv_wide(s->head_dim) * sizeof(bf16) / sizeof(float);
 }
 
-void cuda_kv_write(struct device *d, const float *k, const float *v, const struct kv_seg *segs,
+void cuda_kv_write(struct device *d, struct act k, struct act v, const struct kv_seg *segs,
                    int seg_count, const struct attn_shape *shape)
 {
     struct attn_dims s = attn_dims_of(shape);
-    s.fours = in_fours(k, s.dim) && in_fours(v, s.dim);
+    assert(act_valid(k) && act_is(v, k.dtype));
+    s.aligned = act_aligned(k, s.dim) && act_aligned(v, s.dim);
     std::vector<struct kv_run> runs;
     for (const struct kv_seg *g = segs; g < segs + seg_count; g++)
         for (int done = 0, rows; done < g->rows; done += rows) {
@@ -51,8 +54,8 @@ void cuda_kv_write(struct device *d, const float *k, const float *v, const struc
             rows = g->rows - done < KEYS - slot ? g->rows - done : KEYS - slot;
             runs.push_back({g->row + done, rows, slot, kv_block(g, pos / KEYS)});
         }
-    LAUNCH(d, kv_write_kernel, dim3((unsigned)runs.size(), s.kv_heads), 128, 0, k, v,
-           stage_all(d, runs), s);
+    LAUNCH_OF(d, k.dtype, kv_write_kernel, dim3((unsigned)runs.size(), s.kv_heads), 128, 0, k.p, v.p,
+              stage_all(d, runs), s);
 }
 
 /* ------------------------------------------------------------------ many queries */
@@ -76,8 +79,8 @@ __device__ static inline void keys_fetch(bf16 *to, const struct attn_args &a,
     copy_commit();
 }
 
-template <int D>
-__device__ static inline void many_out(const struct attn_args &a, const struct attn_tile &t,
+template <int D, class T>
+__device__ static inline void many_out(T *to, const struct attn_args &a, const struct attn_tile &t,
                                        const float o[D / 8][4], const float most[2],
                                        const float sum[2], int query)
 {
@@ -89,8 +92,8 @@ __device__ static inline void many_out(const struct attn_args &a, const struct a
         for (int n = 0; n < D / 8; n++) {
             int c = 8 * n + 2 * lane_pair();
             if (c < a.s.dim)
-                store_2(a.o + place * a.s.dim + c, o[n][2 * h] / sum[h], o[n][2 * h + 1] / sum[h],
-                        a.s.dim - c, a.s.fours);
+                store_2(to + place * a.s.dim + c, o[n][2 * h] / sum[h], o[n][2 * h + 1] / sum[h],
+                        a.s.dim - c, a.s.aligned);
         }
         if (lane_pair() == 0) a.lse[place] = lse_of(most[h], sum[h]);
     }
@@ -140,7 +143,10 @@ __global__ static void __launch_bounds__(attn_many<D>::threads)
         __syncthreads(); /* before these keys are overwritten */
         if (stages == 1 && b < last) keys_fetch<D>(fetched, a, t, b + 1);
     }
-    many_out<D>(a, t, o, most, sum, query);
+    if (a.o.dtype == OPS_F32)
+        many_out<D>((float *)a.o.p, a, t, o, most, sum, query);
+    else
+        many_out<D>((bf16 *)a.o.p, a, t, o, most, sum, query);
 }
 
 /* ------------------------------------------------------------------ the op */
@@ -157,11 +163,12 @@ struct many_launch {
     }
 };
 
-void cuda_attention(struct device *d, float *o, float *lse, const float *q,
+void cuda_attention(struct device *d, struct act o, float *lse, struct act q,
                     const struct kv_seg *segs, int seg_count, const struct attn_shape *shape)
 {
     struct attn_dims s = attn_dims_of(shape);
-    s.fours = in_fours(q, s.dim) && in_fours(o, s.dim);
+    assert(act_valid(q) && act_is(o, q.dtype));
+    s.aligned = act_aligned(q, s.dim) && act_aligned(o, s.dim);
     std::vector<struct attn_tile> many, few;
     std::vector<const bf16 *> table;
     int longest = 0; /* of those with few queries */
@@ -175,8 +182,8 @@ void cuda_attention(struct device *d, float *o, float *lse, const float *q,
         if (size == FEW && longest < kv_blocks(g)) longest = kv_blocks(g);
     }
     const bf16 *const *blocks = stage_all(d, table);
-    struct many_launch l = {d, {o, lse, q, {stage_all(d, many), blocks}, s}, (unsigned)many.size()};
+    struct many_launch l = {d, {o, q, lse, {stage_all(d, many), blocks}, s}, (unsigned)many.size()};
     attn_by_width(s.dim, l);
-    struct attn_args a = {o, lse, q, {stage_all(d, few), blocks}, s};
+    struct attn_args a = {o, q, lse, {stage_all(d, few), blocks}, s};
     cuda_attention_few(d, &a, (unsigned)few.size(), longest);
 }

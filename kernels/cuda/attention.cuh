@@ -18,8 +18,8 @@
 #define FEW 16 /* queries of a tile where they are few */
 
 struct attn_args {
-    float *o, *lse;
-    const float *q;
+    struct act o, q;
+    float *lse;
     struct attn_tiles tiles;
     struct attn_dims s;
 

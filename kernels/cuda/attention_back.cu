@@ -15,9 +15,9 @@
 #define STRIP 32 /* of 64 keys, or queries, whose scores are in flight at once */
 
 struct back_args {
-    float *dq, *dk, *dv;
+    struct act dq, dk, dv, dout, o, q;
     float *delta; /* D, like lse */
-    const float *dout, *o, *lse, *q;
+    const float *lse;
     struct attn_tiles tiles;
     struct attn_dims s;
 
@@ -44,16 +44,27 @@ __device__ static inline void block_fetch(bf16 *keys, const struct back_args &a,
 }
 
 /* Rows of a gradient [16, 8 N], times scale, to `to` where the row is there. */
-template <int N>
-__device__ static inline void gradient_out(float *to, const float sum[N][4], int half, float scale,
-                                           int count, bool fours)
+template <int N, class T>
+__device__ static inline void gradient_out_to(T *to, const float sum[N][4], int half, float scale,
+                                              int count, bool aligned)
 {
     UNROLL
     for (int n = 0; n < N; n++) {
         int c = 8 * n + 2 * lane_pair();
         if (c < count)
-            store_2(to + c, scale * sum[n][2 * half], scale * sum[n][2 * half + 1], count - c, fours);
+            store_2(to + c, scale * sum[n][2 * half], scale * sum[n][2 * half + 1], count - c,
+                    aligned);
     }
+}
+
+template <int N>
+__device__ static inline void gradient_out(const struct act &to, size_t at, const float sum[N][4],
+                                           int half, float scale, int count, bool aligned)
+{
+    if (to.dtype == OPS_F32)
+        gradient_out_to<N>((float *)to.p + at, sum, half, scale, count, aligned);
+    else
+        gradient_out_to<N>((bf16 *)to.p + at, sum, half, scale, count, aligned);
 }
 
 /* ------------------------------------------------------------------ queries */
@@ -65,15 +76,23 @@ __device__ static inline float rounded(float x)
     return __bfloat162float(__float2bfloat16_rn(x));
 }
 
-/* D of the warp's queries: lane after lane, the lanes as a tree. */
-__device__ static inline void deltas(const struct back_args &a, const struct attn_tile &t, int first)
+/* D of the warp's queries: each lane's fours, the lanes as a tree. */
+template <class T>
+__device__ static inline void deltas(const T *dout, const T *o, const struct back_args &a,
+                                     const struct attn_tile &t, int first)
 {
     int lane = threadIdx.x % WARP;
     for (int r = 0; r < 16 && first + r < attn_queries(a.s, t); r++) {
         size_t place = attn_place(a.s, t, blockIdx.y, first + r);
         float sum = 0;
-        for (int i = lane; i < a.s.dim; i += WARP)
-            sum = fmaf(rounded(a.dout[place * a.s.dim + i]), a.o[place * a.s.dim + i], sum);
+        for (int i = 4 * lane; i < a.s.dim; i += 4 * WARP) {
+            float4 x = load_4(dout + place * a.s.dim + i, a.s.dim - i, a.s.aligned);
+            float4 y = load_4(o + place * a.s.dim + i, a.s.dim - i, a.s.aligned);
+            sum = fmaf(rounded(x.x), y.x, sum);
+            sum = fmaf(rounded(x.y), y.y, sum);
+            sum = fmaf(rounded(x.z), y.z, sum);
+            sum = fmaf(rounded(x.w), y.w, sum);
+        }
         sum = warp_sum(sum);
         if (lane == 0) a.delta[place] = sum;
     }
@@ -148,7 +167,10 @@ __global__ static void __launch_bounds__(DQ_THREADS) attention_dq_kernel(struct 
     block_fetch<D>(keys, a, t, 0);
     queries_load<D, QUERIES>(q, a.q, a.s, t, blockIdx.y, t.first);
     queries_load<D, QUERIES>(dout, a.dout, a.s, t, blockIdx.y, t.first);
-    deltas(a, t, t.first + row);
+    if (a.dout.dtype == OPS_F32)
+        deltas((const float *)a.dout.p, (const float *)a.o.p, a, t, t.first + row);
+    else
+        deltas((const bf16 *)a.dout.p, (const bf16 *)a.o.p, a, t, t.first + row);
     struct query_pair p = queries_known(a, t, query);
     for (int b = 0; b <= last; b++) {
         copy_wait<0>();
@@ -162,8 +184,8 @@ __global__ static void __launch_bounds__(DQ_THREADS) attention_dq_kernel(struct 
     UNROLL
     for (int h = 0; h < 2; h++)
         if (query + 8 * h < attn_queries(a.s, t))
-            gradient_out<D / 8>(a.dq + attn_place(a.s, t, blockIdx.y, query + 8 * h) * a.s.dim, dq, h,
-                                a.s.scale, a.s.dim, a.s.fours);
+            gradient_out<D / 8>(a.dq, attn_place(a.s, t, blockIdx.y, query + 8 * h) * a.s.dim, dq, h,
+                                a.s.scale, a.s.dim, a.s.aligned);
 }
 
 /* ------------------------------------------------------------------ keys */
@@ -269,8 +291,8 @@ __global__ static void __launch_bounds__(dkv_size<D>::threads) attention_dkv_ker
         int at = key + lane_group() + 8 * h, count = a.s.dim - column;
         if (at >= t.rows) continue;
         size_t place = ((size_t)(t.row + at) * a.s.kv_heads + blockIdx.y) * a.s.dim + column;
-        gradient_out<wide / 8>(a.dk + place, dk, h, a.s.scale, count, a.s.fours);
-        gradient_out<wide / 8>(a.dv + place, dv, h, 1.0f, count, a.s.fours);
+        gradient_out<wide / 8>(a.dk, place, dk, h, a.s.scale, count, a.s.aligned);
+        gradient_out<wide / 8>(a.dv, place, dv, h, 1.0f, count, a.s.aligned);
     }
 }
 
@@ -294,13 +316,16 @@ struct back_launch {
     }
 };
 
-void cuda_attention_back(struct device *d, float *dq, float *dk, float *dv, const float *dout,
-                         const float *o, const float *lse, const float *q,
+void cuda_attention_back(struct device *d, struct act dq, struct act dk, struct act dv,
+                         struct act dout, struct act o, const float *lse, struct act q,
                          const struct kv_seg *segs, int seg_count, const struct attn_shape *shape)
 {
     struct attn_dims s = attn_dims_of(shape);
-    s.fours = in_fours(q, s.dim) && in_fours(dout, s.dim) && in_fours(dq, s.dim) &&
-              in_fours(dk, s.dim) && in_fours(dv, s.dim);
+    s.aligned = true;
+    for (const struct act &a : {dq, dk, dv, dout, o, q}) {
+        assert(act_is(a, q.dtype));
+        s.aligned = s.aligned && act_aligned(a, s.dim);
+    }
     std::vector<struct attn_tile> queries, keys;
     std::vector<const bf16 *> table;
     size_t rows = 0;
@@ -317,7 +342,7 @@ void cuda_attention_back(struct device *d, float *dq, float *dk, float *dv, cons
     }
     const bf16 *const *blocks = stage_all(d, table);
     float *delta = (float *)cuda_scratch(d, rows * s.heads * sizeof *delta);
-    struct back_launch l = {d, {dq, dk, dv, delta, dout, o, lse, q, {}, s},
+    struct back_launch l = {d, {dq, dk, dv, dout, o, q, delta, lse, {}, s},
                             {stage_all(d, queries), blocks}, {stage_all(d, keys), blocks},
                             (unsigned)queries.size(), (unsigned)keys.size()};
     attn_by_width(s.dim, l);

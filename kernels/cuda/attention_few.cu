@@ -27,6 +27,14 @@ __device__ static inline float few_on(float so_far, float carry, float share)
     return carry >= 0 ? fmaf(so_far, carry, share) : so_far;
 }
 
+__device__ static inline void number_out(const struct act &to, size_t at, float number)
+{
+    if (to.dtype == OPS_F32)
+        put((float *)to.p + at, number);
+    else
+        put((bf16 *)to.p + at, number);
+}
+
 /* A tile [FEW, D] of C, 8 columns from 8 n on. */
 __device__ static inline void few_put(float *to, int width, int n, const float c[4])
 {
@@ -123,7 +131,8 @@ __device__ static inline void few_out(const struct attn_args &a, const struct at
     for (int i = 0; i < attn_few<D>::values; i++) {
         int at = threadIdx.x + i * attn_few<D>::threads, row = at / D, c = at % D;
         if (t.first + row < attn_queries(a.s, t) && c < a.s.dim)
-            a.o[attn_place(a.s, t, blockIdx.y, t.first + row) * a.s.dim + c] = o[i] / rows.sum[row];
+            number_out(a.o, attn_place(a.s, t, blockIdx.y, t.first + row) * a.s.dim + c,
+                       o[i] / rows.sum[row]);
     }
     int query = t.first + threadIdx.x;
     if (threadIdx.x < FEW && query < attn_queries(a.s, t))
@@ -302,7 +311,7 @@ __global__ static void few_sum_kernel(struct attn_args a, struct few_parts p, in
         most = fmaxf(most, p.most[i]);
     }
     size_t place = attn_place(a.s, t, blockIdx.y, t.first + row);
-    a.o[place * a.s.dim + c] = o / sum;
+    number_out(a.o, place * a.s.dim + c, o / sum);
     if (c == 0) a.lse[place] = lse_of(most, sum);
 }
 

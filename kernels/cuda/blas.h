@@ -13,23 +13,25 @@ void blas_free(struct blas *b); /* NULL is fine */
 const char *blas_version(const struct blas *b);
 
 /* y [m, n] (+)= x [m, k] w^T with w [n, k], or with `turned` x w with w [k, n].  x and w are of
- * `dtype` (OPS_F32, with no rounding of the factors, or OPS_BF16), y and the sums are fp32.  x and w
- * and their rows are 16-byte aligned, y as blas_align_y says; ld... count elements. */
+ * `dtype` (OPS_F32, with no rounding of the factors, or OPS_BF16), sums are fp32, y is fp32 or, with
+ * factors of bf16, perhaps bf16 as well (rounded once).  x and w and their rows are 16-byte aligned, y
+ * as blas_align_y says; ld... count elements. */
 struct blas_product {
     int m, n, k;
-    enum ops_dtype dtype;
+    enum ops_dtype dtype, y_dtype;
     bool turned, add;
     const void *x, *w;
-    float *y;
+    void *y;
     int ldx, ldw, ldy;
 
     bool operator==(const blas_product &) const = default;
 };
 
 /* Where rows can be 16-byte aligned, y has to be. */
-static inline uint32_t blas_align_y(int ldy)
+static inline uint32_t blas_align_y(int ldy, enum ops_dtype dtype)
 {
-    return ldy % 4 == 0 ? 16 : 4;
+    size_t size = ops_size(dtype);
+    return (size_t)ldy * size % 16 == 0 ? 16 : (uint32_t)size;
 }
 
 /* How a product is computed depends on everything but m, x, w, y.  A failure is kept in d. */

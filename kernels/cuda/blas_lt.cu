@@ -14,12 +14,12 @@
 
 #define M_NOMINAL  2048
 #define ANSWERS    32
-#define KINDS_MAX  256 /* shapes of weights times two directions; a model has some ten */
+#define KINDS_MAX  256 /* shapes of weights, two directions, two types of y; a model has some ten */
 #define ALIGNMENT  16
 
 struct kind {
     int n, k, ldx, ldw, ldy;
-    enum ops_dtype dtype;
+    enum ops_dtype dtype, y_dtype;
     bool turned;
     cublasLtMatmulAlgo_t algorithm;
 };
@@ -68,9 +68,14 @@ struct described {
     cublasLtMatrixLayoutOpaque_t w, x, y;
 };
 
+static cudaDataType_t type_of(enum ops_dtype dtype)
+{
+    return dtype == OPS_F32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
 static cublasStatus_t describe(struct described *s, const struct blas_product *p, int m)
 {
-    cudaDataType_t type = p->dtype == OPS_F32 ? CUDA_R_32F : CUDA_R_16BF;
+    cudaDataType_t type = type_of(p->dtype);
     cublasOperation_t turn = p->turned ? CUBLAS_OP_N : CUBLAS_OP_T;
     uint64_t rows = (uint64_t)(p->turned ? p->n : p->k), cols = (uint64_t)(p->turned ? p->k : p->n);
     cublasStatus_t status =
@@ -82,7 +87,8 @@ static cublasStatus_t describe(struct described *s, const struct blas_product *p
     if (!status)
         status = cublasLtMatrixLayoutInit(&s->x, type, (uint64_t)p->k, (uint64_t)m, p->ldx);
     if (!status)
-        status = cublasLtMatrixLayoutInit(&s->y, CUDA_R_32F, (uint64_t)p->n, (uint64_t)m, p->ldy);
+        status = cublasLtMatrixLayoutInit(&s->y, type_of(p->y_dtype), (uint64_t)p->n, (uint64_t)m,
+                                          p->ldy);
     return status;
 }
 
@@ -145,7 +151,7 @@ static bool choose(struct device *d, struct kind *kind, const struct blas_produc
     cublasLtMatmulHeuristicResult_t answers[ANSWERS];
     int count = 0;
     cublasStatus_t status = describe(&s, p, M_NOMINAL);
-    if (!status) status = preference(&pref, blas_align_y(p->ldy));
+    if (!status) status = preference(&pref, blas_align_y(p->ldy, p->y_dtype));
     if (!status)
         status = cublasLtMatmulAlgoGetHeuristic(d->blas->handle, &s.product, &s.w, &s.x, &s.y, &s.y,
                                                 &pref, ANSWERS, answers, &count);
@@ -170,7 +176,8 @@ static const struct kind *kind_of(struct device *d, const struct blas_product *p
     for (int i = 0; i < b->kinds; i++) {
         const struct kind *k = &b->kind[i];
         if (k->n == p->n && k->k == p->k && k->ldx == p->ldx && k->ldw == p->ldw &&
-            k->ldy == p->ldy && k->dtype == p->dtype && k->turned == p->turned)
+            k->ldy == p->ldy && k->dtype == p->dtype && k->y_dtype == p->y_dtype &&
+            k->turned == p->turned)
             return k;
     }
     if (b->kinds == KINDS_MAX) {
@@ -178,7 +185,7 @@ static const struct kind *kind_of(struct device *d, const struct blas_product *p
         return NULL;
     }
     struct kind *k = &b->kind[b->kinds];
-    *k = {p->n, p->k, p->ldx, p->ldw, p->ldy, p->dtype, p->turned, {}};
+    *k = {p->n, p->k, p->ldx, p->ldw, p->ldy, p->dtype, p->y_dtype, p->turned, {}};
     if (!choose(d, k, p)) return NULL;
     b->kinds++;
     return k;

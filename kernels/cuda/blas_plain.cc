@@ -24,7 +24,7 @@ const char *blas_version(const struct blas *)
     return "plain";
 }
 
-static float factor(const void *a, enum ops_dtype dtype, size_t i)
+static float number(const void *a, enum ops_dtype dtype, size_t i)
 {
     return dtype == OPS_F32 ? ((const float *)a)[i] : __bfloat162float(((const __nv_bfloat16 *)a)[i]);
 }
@@ -34,13 +34,18 @@ static void multiply(const struct blas_product *p)
     emulate_device_begin();
     for (int i = 0; i < p->m; i++)
         for (int j = 0; j < p->n; j++) {
-            float sum = 0, *y = p->y + (size_t)i * p->ldy + j;
+            size_t to = (size_t)i * p->ldy + j;
+            float sum = 0;
             for (int k = 0; k < p->k; k++) {
                 size_t at = p->turned ? (size_t)k * p->ldw + j : (size_t)j * p->ldw + k;
-                sum = fmaf(factor(p->x, p->dtype, (size_t)i * p->ldx + k),
-                           factor(p->w, p->dtype, at), sum);
+                sum = fmaf(number(p->x, p->dtype, (size_t)i * p->ldx + k),
+                           number(p->w, p->dtype, at), sum);
             }
-            *y = p->add ? *y + sum : sum;
+            if (p->add) sum += number(p->y, p->y_dtype, to);
+            if (p->y_dtype == OPS_F32)
+                ((float *)p->y)[to] = sum;
+            else
+                ((__nv_bfloat16 *)p->y)[to] = bf16_of(sum);
         }
     emulate_device_end();
 }

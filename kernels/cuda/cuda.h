@@ -154,6 +154,12 @@ template <class T> static inline bool cuda_same(const T &a, const T &b)
         return memcmp(&a, &b, sizeof a) == 0;
 }
 
+/* There is a gap in it. */
+static inline bool operator==(const struct act &a, const struct act &b)
+{
+    return a.p == b.p && a.dtype == b.dtype;
+}
+
 static inline bool cuda_same_shape(dim3 a, dim3 b)
 {
     return a.x == b.x && a.y == b.y && a.z == b.z;
@@ -314,36 +320,33 @@ struct packed *cuda_pack_other_way(struct device *d, const struct packed *w,
                                    const struct ops_matrix *m, struct err *e);
 void cuda_packed_free(struct device *d, struct packed *w);
 size_t cuda_packed_bytes(int out, int in, enum ops_dtype keep, bool transpose);
-void cuda_gemm(struct device *d, float *y, const float *x, int rows, const struct packed *w,
+void cuda_gemm(struct device *d, struct act y, struct act x, int rows, const struct packed *w,
                bool add);
-void cuda_project(struct device *d, const float *x, int rows, const struct projection *p,
-                  int count);
-void cuda_project_back(struct device *d, float *dx, const float *dy, const float *x, int rows,
+void cuda_project(struct device *d, struct act x, int rows, const struct projection *p, int count);
+void cuda_project_back(struct device *d, struct act dx, struct act dy, struct act x, int rows,
                        const struct projection_back *p);
-void cuda_gather(struct device *d, float *y, const float *table, const int32_t *ids, int rows,
+void cuda_gather(struct device *d, struct act y, struct act table, const int32_t *ids, int rows,
                  int width);
-void cuda_gather_bf16(struct device *d, float *y, const uint16_t *table, const int32_t *ids,
-                      int rows, int width);
 void cuda_scatter(struct device *d, float *y, const float *x, const int32_t *index, int rows,
                   int width);
-void cuda_rms_norm(struct device *d, float *y, const float *x, const float *gain, int rows,
+void cuda_rms_norm(struct device *d, struct act y, struct act x, const float *gain, int rows,
                    int width, float eps);
-void cuda_rms_norm_back(struct device *d, float *dx, const float *dy, const float *x,
+void cuda_rms_norm_back(struct device *d, struct act dx, struct act dy, struct act x,
                         const float *gain, int rows, int width, float eps, bool add);
-void cuda_rope(struct device *d, float *x, const float *cosine, const float *sine,
+void cuda_rope(struct device *d, struct act x, const float *cosine, const float *sine,
                const struct kv_seg *segs, int seg_count, int heads, int head_dim);
-void cuda_rope_back(struct device *d, float *dx, const float *cosine, const float *sine,
+void cuda_rope_back(struct device *d, struct act dx, const float *cosine, const float *sine,
                     const struct kv_seg *segs, int seg_count, int heads, int head_dim);
-void cuda_swiglu(struct device *d, float *y, const float *gate, const float *up, size_t count);
-void cuda_swiglu_back(struct device *d, float *dgate, float *dup, const float *dy,
-                      const float *gate, const float *up, size_t count);
+void cuda_swiglu(struct device *d, struct act y, struct act gate, struct act up, size_t count);
+void cuda_swiglu_back(struct device *d, struct act dgate, struct act dup, struct act dy,
+                      struct act gate, struct act up, size_t count);
 size_t cuda_kv_floats(const struct attn_shape *shape);
-void cuda_kv_write(struct device *d, const float *k, const float *v, const struct kv_seg *segs,
+void cuda_kv_write(struct device *d, struct act k, struct act v, const struct kv_seg *segs,
                    int seg_count, const struct attn_shape *shape);
-void cuda_attention(struct device *d, float *o, float *lse, const float *q,
+void cuda_attention(struct device *d, struct act o, float *lse, struct act q,
                     const struct kv_seg *segs, int seg_count, const struct attn_shape *shape);
-void cuda_attention_back(struct device *d, float *dq, float *dk, float *dv, const float *dout,
-                         const float *o, const float *lse, const float *q,
+void cuda_attention_back(struct device *d, struct act dq, struct act dk, struct act dv,
+                         struct act dout, struct act o, const float *lse, struct act q,
                          const struct kv_seg *segs, int seg_count,
                          const struct attn_shape *shape);
 void cuda_logprob(struct device *d, float *logprob, float *lse, const float *logits,

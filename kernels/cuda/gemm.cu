@@ -1,12 +1,13 @@
 /* gemm.cu - frozen weights in the form that products want them in, and those products.
  *
  * A matrix [out, in] stays row-major, whichever way it is used; its rows and columns are filled up
- * with zeros to multiples of 8, so that whatever the shape every row is 16-byte aligned.  x goes
- * through scratch memory, where it is rounded to bf16 and filled up in the same way: what a product
- * finds differs between few rows and many only in their number. */
+ * with zeros to multiples of 8, so that whatever the shape every row is 16-byte aligned.  x is read
+ * where it lies if it has the weights' type and such rows.  If not it goes through scratch memory,
+ * where it is rounded to bf16 and filled up in the same way.  Either way what a product finds differs
+ * between few rows and many only in their number. */
+#include "kernels/cuda/act.cuh"
 #include "kernels/cuda/blas.h"
 
-#include <assert.h>
 #include <stdlib.h>
 
 #define FILL        8
@@ -25,21 +26,6 @@ struct packed {
 static size_t filled(int n)
 {
     return (size_t)ceil_div(n, FILL) * FILL;
-}
-
-static size_t size_of(enum ops_dtype dtype)
-{
-    return dtype == OPS_F32 ? sizeof(float) : sizeof(uint16_t);
-}
-
-__device__ static inline void put(float *to, float f)
-{
-    *to = f;
-}
-
-__device__ static inline void put(__nv_bfloat16 *to, float f)
-{
-    *to = bf16_of(f);
 }
 
 /* ------------------------------------------------------------------ packing */
@@ -72,20 +58,20 @@ __global__ static void pack_kernel(T *to, int ld, const void *from, enum ops_dty
 size_t cuda_packed_bytes(int out, int in, enum ops_dtype keep, bool transpose)
 {
     (void)transpose;
-    return filled(out) * filled(in) * size_of(keep);
+    return filled(out) * filled(in) * ops_size(keep);
 }
 
 static void pack_rows(struct device *d, const struct packed *p, const struct ops_matrix *w, int row,
                       int rows)
 {
-    size_t row_bytes = (size_t)w->cols * size_of(w->dtype), at = (size_t)row * p->ld;
+    size_t row_bytes = (size_t)w->cols * ops_size(w->dtype), at = (size_t)row * p->ld;
     void *raw = cuda_buffer_get(d, &d->gemm_scratch, (size_t)rows * row_bytes);
     cuda_upload(d, raw, (const char *)w->data + (size_t)row * row_bytes, (size_t)rows * row_bytes);
     if (p->dtype == OPS_F32)
         LAUNCH(d, pack_kernel<float>, rows, THREADS, 0, (float *)p->data + at, p->ld, raw, w->dtype,
                w->cols);
     else
-        LAUNCH(d, pack_kernel<__nv_bfloat16>, rows, THREADS, 0, (__nv_bfloat16 *)p->data + at, p->ld,
+        LAUNCH(d, pack_kernel<bf16>, rows, THREADS, 0, (bf16 *)p->data + at, p->ld,
                raw, w->dtype, w->cols);
 }
 
@@ -107,7 +93,7 @@ struct packed *cuda_pack(struct device *d, const struct ops_matrix *w, enum ops_
         free(p);
         return NULL;
     }
-    size_t most = CHUNK_BYTES / ((size_t)w->cols * size_of(w->dtype)) + 1;
+    size_t most = CHUNK_BYTES / ((size_t)w->cols * ops_size(w->dtype)) + 1;
     for (int row = 0; row < w->rows; row += (int)most)
         pack_rows(d, p, w, row, min(w->rows - row, (int)most));
     return p;
@@ -135,27 +121,45 @@ void cuda_packed_free(struct device *d, struct packed *w)
 /* ------------------------------------------------------------------ the product */
 
 /* to [gridDim.x, ld] = x [gridDim.x, width], and zeros beyond width */
-template <class T> __global__ static void take_kernel(T *to, int ld, const float *x, int width)
+template <class T, class X> __global__ static void take_kernel(T *to, int ld, const X *x, int width)
 {
     size_t row = blockIdx.x;
     for (int i = threadIdx.x; i < ld; i += blockDim.x)
-        put(&to[row * ld + i], i < width ? x[row * width + i] : 0.0f);
+        if (i < width)
+            put(&to[row * ld + i], x[row * width + i]);
+        else
+            put(&to[row * ld + i], 0.0f);
 }
 
-void cuda_gemm(struct device *d, float *y, const float *x, int rows, const struct packed *w,
+/* x [rows, in] in the form that a product wants it in: rows of ld. */
+static const void *take(struct device *d, struct act x, int rows, const struct packed *w, int ld)
+{
+    if (x.dtype == w->dtype && w->in == ld && act_aligned(x, ld)) return x.p;
+    void *to = cuda_buffer_get(d, &d->gemm_scratch, (size_t)rows * ld * ops_size(w->dtype));
+    if (w->dtype == OPS_F32)
+        LAUNCH(d, (take_kernel<float, float>), rows, THREADS, 0, (float *)to, ld, (const float *)x.p,
+               w->in);
+    else if (x.dtype == OPS_F32)
+        LAUNCH(d, (take_kernel<bf16, float>), rows, THREADS, 0, (bf16 *)to, ld, (const float *)x.p,
+               w->in);
+    else
+        LAUNCH(d, (take_kernel<bf16, bf16>), rows, THREADS, 0, (bf16 *)to, ld, (const bf16 *)x.p,
+               w->in);
+    return to;
+}
+
+void cuda_gemm(struct device *d, struct act y, struct act x, int rows, const struct packed *w,
                bool add)
 {
-    struct blas_product p = {rows, w->out, (int)filled(w->in), w->dtype, w->turned, add,
-                             NULL, w->data, y,                 0,        w->ld,     w->out};
+    struct blas_product p = {};
+    assert(act_is(x, OPS_F32) || act_is(x, w->dtype));
+    assert(act_is(y, OPS_F32) || act_is(y, w->dtype));
     if (rows == 0) return;
-    assert((uintptr_t)y % blas_align_y(p.ldy) == 0);
-    p.ldx = p.k;
-    void *taken = cuda_buffer_get(d, &d->gemm_scratch, (size_t)rows * p.ldx * size_of(w->dtype));
-    if (w->dtype == OPS_F32)
-        LAUNCH(d, take_kernel<float>, rows, THREADS, 0, (float *)taken, p.ldx, x, w->in);
-    else
-        LAUNCH(d, take_kernel<__nv_bfloat16>, rows, THREADS, 0, (__nv_bfloat16 *)taken, p.ldx, x,
-               w->in);
-    p.x = taken;
+    assert((uintptr_t)y.p % blas_align_y(w->out, y.dtype) == 0);
+    p.m = rows, p.n = w->out, p.k = (int)filled(w->in);
+    p.dtype = w->dtype, p.y_dtype = y.dtype;
+    p.turned = w->turned, p.add = add;
+    p.x = take(d, x, rows, w, p.k), p.w = w->data, p.y = y.p;
+    p.ldx = p.k, p.ldw = w->ld, p.ldy = w->out;
     cuda_ask_for(d, blas_run, p);
 }

@@ -10,7 +10,6 @@
 #ifndef KERNELS_CUDA_KV_CUH
 #define KERNELS_CUDA_KV_CUH
 
-#include <assert.h>
 #include <vector>
 #include "kernels/cuda/mma.h"
 
@@ -25,7 +24,7 @@ struct attn_dims {
     int heads, kv_heads, group, dim, wide;
     float scale;    /* 1 / sqrt(head_dim) */
     float exponent; /* scale / ln 2: weights are powers of two */
-    bool fours;     /* rows of q, o and their gradients may be read four at a time */
+    bool aligned;   /* rows of q, o and their gradients may be read 16 bytes at a time */
 
     bool operator==(const attn_dims &) const = default;
 };
@@ -149,17 +148,43 @@ __device__ static inline void kv_fetch(bf16 *to, const bf16 *from, int wide, int
     }
 }
 
-/* ROWS queries from `first` on, [row, heads, dim] in fp32, to [ROWS, D + TILE_PAD] in bf16. */
+/* 16 bytes of a query to shared memory in bf16, zeros for what is not there of them. */
+__device__ static inline void query_put(bf16 *to, const float *from, int count, bool aligned)
+{
+    put_4(to, load_4(from, count, aligned));
+}
+
+__device__ static inline void query_put(bf16 *to, const bf16 *from, int count, bool aligned)
+{
+    if (count >= 8 && aligned)
+        *(uint4 *)to = *(const uint4 *)from;
+    else
+        for (int i = 0; i < 8; i++)
+            to[i] = i < count ? from[i] : __ushort_as_bfloat16(0);
+}
+
+template <int D, int ROWS, class T>
+__device__ static inline void queries_load_from(bf16 *to, const T *from, const struct attn_dims &s,
+                                                const struct attn_tile &t, int kv_head, int first)
+{
+    const int wide = 16 / sizeof(T);
+    for (int i = threadIdx.x; i < ROWS * D / wide; i += blockDim.x) {
+        int r = i / (D / wide), c = i % (D / wide) * wide, query = first + r;
+        int count = query < attn_queries(s, t) ? s.dim - c : 0;
+        const T *p = count > 0 ? from + attn_place(s, t, kv_head, query) * s.dim + c : from;
+        query_put(to + r * (D + TILE_PAD) + c, p, count, s.aligned);
+    }
+}
+
+/* ROWS queries from `first` on, [row, heads, dim], to [ROWS, D + TILE_PAD] in bf16. */
 template <int D, int ROWS>
-__device__ static inline void queries_load(bf16 *to, const float *from, const struct attn_dims &s,
+__device__ static inline void queries_load(bf16 *to, const struct act &from, const struct attn_dims &s,
                                            const struct attn_tile &t, int kv_head, int first)
 {
-    for (int i = threadIdx.x; i < ROWS * D / 4; i += blockDim.x) {
-        int r = i / (D / 4), c = i % (D / 4) * 4, query = first + r;
-        int count = query < attn_queries(s, t) ? s.dim - c : 0;
-        const float *p = count > 0 ? from + attn_place(s, t, kv_head, query) * s.dim + c : from;
-        put_4(to + r * (D + TILE_PAD) + c, load_4(p, count, s.fours));
-    }
+    if (from.dtype == OPS_F32)
+        queries_load_from<D, ROWS>(to, (const float *)from.p, s, t, kv_head, first);
+    else
+        queries_load_from<D, ROWS>(to, (const bf16 *)from.p, s, t, kv_head, first);
 }
 
 /* s [16, 8 N] = a [16, D] b [8 N, D]^T, each chain over the head's width from zero; N is even. */

@@ -1,15 +1,14 @@
 /* lora.cu - projections: the frozen product and the low-rank ones of all groups, each group of rows
  * with its own matrices and rank, in one launch a step.
  *
- * What is multiplied (x, dy, A, B, and u, du where they go on) is rounded to bf16; sums are in fp32,
- * u, du and the gradients stay so in memory.  A sum over k is made in pieces of PIECE, each a chain
+ * What is multiplied (x, dy, A, B, and u, du where they go on) is rounded to bf16, if it is not in
+ * bf16 already; sums are in fp32, u, du and the gradients stay so in memory.  A sum over k is made in pieces of PIECE, each a chain
  * from zero, and the pieces are added in turn.  Many rows walk all pieces in one CUDA block; few, as
  * in decoding, have a block for each piece, and another kernel adds them: the same additions, so that
  * the bits of a row do not depend on how many there are.
  *
  * The gradients are outer products over rows: a CUDA block owns a tile of one gradient and walks the
  * blocks of the datum law in order, each a chain from zero that is then added. */
-#include <assert.h>
 #include <vector>
 #include "kernels/cuda/mma.h"
 
@@ -22,30 +21,78 @@
 
 /* ------------------------------------------------------------------ tiles on their way */
 
-/* A thread's share of a tile [64, 64], in registers while the tile before it is being used. */
+/* A thread's share of a tile [64, 64], in registers while the tile before it is being used: fours of
+ * fp32 or, in x and y, of bf16. */
 struct share {
-    float4 v[SIDE * SIDE / 4 / THREADS];
+    uint4 v[SIDE * SIDE / 4 / THREADS];
+    bool narrow;
 };
 
-/* rows x columns of the tile are there, the others are zero. */
-__device__ static inline void share_load(struct share *s, const float *from, int ld, int rows,
-                                         int columns)
+__device__ static inline uint4 share_of(float4 v)
 {
-    bool fours = in_fours(from, ld);
+    return make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z),
+                      __float_as_uint(v.w));
+}
+
+__device__ static inline unsigned bits_at(const bf16 *p, int i, int count)
+{
+    return i < count ? __bfloat16_as_ushort(p[i]) : 0u;
+}
+
+/* As load_4, but as they are. */
+__device__ static inline uint4 narrow_4(const bf16 *p, int count, bool aligned)
+{
+    uint2 v = make_uint2(0, 0);
+    if (count >= 4 && aligned)
+        v = *(const uint2 *)p;
+    else
+        v = make_uint2(bits_at(p, 0, count) | bits_at(p, 1, count) << 16,
+                       bits_at(p, 2, count) | bits_at(p, 3, count) << 16);
+    return make_uint4(v.x, v.y, 0, 0);
+}
+
+/* Calls take(i, offset, count) for each four of this thread's: where it begins, and how many of it
+ * are there of a tile of rows x columns. */
+template <class F>
+__device__ static inline void share_fours(int ld, int rows, int columns, const F &take)
+{
     UNROLL
     for (int i = 0; i < SIDE * SIDE / 4 / THREADS; i++) {
         int at = threadIdx.x + i * THREADS, r = at / (SIDE / 4), c = at % (SIDE / 4) * 4;
         int count = r < rows ? columns - c : 0;
-        s->v[i] = load_4(count > 0 ? from + (size_t)r * ld + c : from, count, fours);
+        take(i, count > 0 ? (size_t)r * ld + c : 0, count);
     }
 }
 
+/* rows x columns of the tile are there, the others are zero. */
+__device__ static inline void share_load(struct share *s, const struct act &from, int ld, int rows,
+                                         int columns)
+{
+    s->narrow = from.dtype != OPS_F32;
+    bool aligned = ld % 4 == 0 && ((size_t)from.p & (s->narrow ? 7 : 15)) == 0;
+    if (s->narrow)
+        share_fours(ld, rows, columns, [&](int i, size_t at, int count) {
+            s->v[i] = narrow_4((const bf16 *)from.p + at, count, aligned);
+        });
+    else
+        share_fours(ld, rows, columns, [&](int i, size_t at, int count) {
+            s->v[i] = share_of(load_4((const float *)from.p + at, count, aligned));
+        });
+}
+
+/* To shared memory, in bf16. */
 __device__ static inline void share_put(bf16 *to, const struct share *s)
 {
     UNROLL
     for (int i = 0; i < SIDE * SIDE / 4 / THREADS; i++) {
         int at = threadIdx.x + i * THREADS;
-        put_4(to + at / (SIDE / 4) * LD + at % (SIDE / 4) * 4, s->v[i]);
+        bf16 *four = to + at / (SIDE / 4) * LD + at % (SIDE / 4) * 4;
+        uint4 v = s->v[i];
+        if (s->narrow)
+            *(uint2 *)four = make_uint2(v.x, v.y);
+        else
+            put_4(four, make_float4(__uint_as_float(v.x), __uint_as_float(v.y),
+                                    __uint_as_float(v.z), __uint_as_float(v.w)));
     }
 }
 
@@ -98,8 +145,8 @@ template <class T> __device__ static inline int job_of(const T *jobs, int count,
 
 /* y [rows, ldy] (+)= scale x [rows, ldx] w^T, w being [n, k], or turned: w [k, n] itself. */
 struct product_job {
-    float *y;
-    const float *x, *w;
+    struct act y, x;
+    const float *w;
     int ldy, ldx, rows, n, k;
     float scale;
     bool add;
@@ -107,10 +154,19 @@ struct product_job {
     size_t pieces;  /* where the sums of pieces begin in scratch, [pieces][rows][n] */
 };
 
+template <class T>
+__device__ static inline void y_put_to(T *y, const struct product_job &j, float sum)
+{
+    put(y, j.add ? wide(*y) + j.scale * sum : j.scale * sum);
+}
+
 __device__ static inline void y_put(const struct product_job &j, int row, int column, float sum)
 {
-    float *y = j.y + (size_t)row * j.ldy + column;
-    *y = j.add ? *y + j.scale * sum : j.scale * sum;
+    size_t at = (size_t)row * j.ldy + column;
+    if (j.y.dtype == OPS_F32)
+        y_put_to((float *)j.y.p + at, j, sum);
+    else
+        y_put_to((bf16 *)j.y.p + at, j, sum);
 }
 
 /* One 64 x 64 tile of y over k = from .. to - 1, from being a multiple of PIECE. */
@@ -124,11 +180,12 @@ __device__ static inline void product_load(struct share *x, struct share *w,
                                            const struct product_tile &t, int k, int to)
 {
     const struct product_job &j = t.j;
-    share_load(x, j.x + (size_t)t.row * j.ldx + k, j.ldx, j.rows - t.row, to - k);
+    const struct act all = {(void *)j.w, OPS_F32};
+    share_load(x, act_from(j.x, (size_t)t.row * j.ldx + k), j.ldx, j.rows - t.row, to - k);
     if (TURNED)
-        share_load(w, j.w + (size_t)k * j.n + t.column, j.n, to - k, j.n - t.column);
+        share_load(w, act_from(all, (size_t)k * j.n + t.column), j.n, to - k, j.n - t.column);
     else
-        share_load(w, j.w + (size_t)t.column * j.k + k, j.k, j.n - t.column, to - k);
+        share_load(w, act_from(all, (size_t)t.column * j.k + k), j.k, j.n - t.column, to - k);
 }
 
 template <bool TURNED>
@@ -257,12 +314,12 @@ static void product_run(struct device *d, const struct product_list *l, bool tur
 /* ------------------------------------------------------------------ the way there */
 
 /* y of the group's rows (+)= x of its rows times w. */
-static struct product_job job_over(const struct lora_group *g, float *y, int ldy, int n,
-                                   const float *x, int ldx, int k, const float *w)
+static struct product_job job_over(const struct lora_group *g, struct act y, int ldy, int n,
+                                   struct act x, int ldx, int k, const float *w)
 {
     struct product_job j = {};
-    j.y = y + (size_t)g->row * ldy;
-    j.x = x + (size_t)g->row * ldx;
+    j.y = act_from(y, (size_t)g->row * ldy);
+    j.x = act_from(x, (size_t)g->row * ldx);
     j.w = w;
     j.ldy = ldy;
     j.ldx = ldx;
@@ -273,19 +330,23 @@ static struct product_job job_over(const struct lora_group *g, float *y, int ldy
     return j;
 }
 
-void cuda_project(struct device *d, const float *x, int rows, const struct projection *p, int count)
+void cuda_project(struct device *d, struct act x, int rows, const struct projection *p, int count)
 {
     struct product_list down = {}, up = {};
-    for (int i = 0; i < count; i++)
+    assert(act_valid(x));
+    for (int i = 0; i < count; i++) {
+        struct act u = act_f32(p[i].u);
+        assert(act_valid(p[i].y));
         for (const struct lora_group *g = p[i].groups; g < p[i].groups + p[i].count; g++) {
             assert(g->rank >= 1 && g->rank <= OPS_RANK_MAX);
-            struct product_job j = job_over(g, p[i].u, p[i].ldu, g->rank, x, p[i].in, p[i].in, g->a);
+            struct product_job j = job_over(g, u, p[i].ldu, g->rank, x, p[i].in, p[i].in, g->a);
             j.scale = g->scale;
             product_add(&down, j);
-            j = job_over(g, p[i].y, p[i].out, p[i].out, p[i].u, p[i].ldu, g->rank, g->b);
+            j = job_over(g, p[i].y, p[i].out, p[i].out, u, p[i].ldu, g->rank, g->b);
             j.add = true;
             product_add(&up, j);
         }
+    }
     product_run(d, &down, false);
     for (int i = 0; i < count; i++)
         if (p[i].w) cuda_gemm(d, p[i].y, x, rows, p[i].w, p[i].add);
@@ -297,7 +358,7 @@ void cuda_project(struct device *d, const float *x, int rows, const struct proje
 /* grad [height, width] += sum over blocks of left^T right, left [rows, ldl], right [rows, ldr] */
 struct outer_job {
     float *grad;
-    const float *left, *right;
+    struct act left, right;
     int ldl, ldr, height, width;
     int block, block_count; /* blocks[block] is the first row of the first */
     int first;              /* task: a tile of grad */
@@ -313,8 +374,9 @@ __device__ static inline void outer_load(struct share *left, struct share *right
                                          const struct outer_tile &t, int block)
 {
     int row = t.blocks[block], rows = t.blocks[block + 1] - row;
-    share_load(left, t.j.left + (size_t)row * t.j.ldl + t.row, t.j.ldl, rows, t.j.height - t.row);
-    share_load(right, t.j.right + (size_t)row * t.j.ldr + t.column, t.j.ldr, rows,
+    share_load(left, act_from(t.j.left, (size_t)row * t.j.ldl + t.row), t.j.ldl, rows,
+               t.j.height - t.row);
+    share_load(right, act_from(t.j.right, (size_t)row * t.j.ldr + t.column), t.j.ldr, rows,
                t.j.width - t.column);
 }
 
@@ -415,32 +477,34 @@ static void outer_run(struct device *d, const struct outer_list *l)
 
 /* ------------------------------------------------------------------ the way back */
 
-void cuda_project_back(struct device *d, float *dx, const float *dy, const float *x, int rows,
+void cuda_project_back(struct device *d, struct act dx, struct act dy, struct act x, int rows,
                        const struct projection_back *p)
 {
     struct product_list down = {}, up = {};
     struct outer_list outers = {};
+    struct act u = act_f32(p->u), du = act_f32(p->du);
     bool wants_dx = p->part != BACK_GRADS, wants_grads = p->part != BACK_DX;
+    assert(act_valid(dy) && (!dx.p || act_valid(dx)) && (!wants_grads || act_valid(x)));
     static_assert(OPS_KV_BLOCK <= SIDE, "a block of the datum law fits a tile");
     for (const struct lora_group *g = p->groups; g < p->groups + p->count; g++) {
         assert(g->rank >= 1 && g->rank <= OPS_RANK_MAX);
-        struct product_job j = job_over(g, p->du, p->ldu, g->rank, dy, p->out, p->out, g->b);
+        struct product_job j = job_over(g, du, p->ldu, g->rank, dy, p->out, p->out, g->b);
         j.scale = g->scale;
         if (wants_dx) product_add(&down, j);
-        if (dx && wants_dx) {
-            j = job_over(g, dx, p->in, p->in, p->du, p->ldu, g->rank, g->a);
+        if (dx.p && wants_dx) {
+            j = job_over(g, dx, p->in, p->in, du, p->ldu, g->rank, g->a);
             j.add = true;
             product_add(&up, j);
         }
         if (!g->block_count || !wants_grads) continue;
         int block = blocks_add(&outers, g);
-        outer_add(&outers, {g->grad_a, p->du, x, p->ldu, p->in, g->rank, p->in, block,
+        outer_add(&outers, {g->grad_a, du, x, p->ldu, p->in, g->rank, p->in, block,
                             g->block_count, 0});
-        outer_add(&outers, {g->grad_b, dy, p->u, p->out, p->ldu, p->out, g->rank, block,
+        outer_add(&outers, {g->grad_b, dy, u, p->out, p->ldu, p->out, g->rank, block,
                             g->block_count, 0});
     }
     product_run(d, &down, true);
-    if (dx && p->w && wants_dx) cuda_gemm(d, dx, dy, rows, p->w, p->add);
+    if (dx.p && p->w && wants_dx) cuda_gemm(d, dx, dy, rows, p->w, p->add);
     product_run(d, &up, true);
     outer_run(d, &outers);
 }

@@ -19,7 +19,7 @@
 #ifndef KERNELS_CUDA_MMA_H
 #define KERNELS_CUDA_MMA_H
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/act.cuh"
 
 #define TILE_PAD 8 /* numbers added to a row of a tile in shared memory */
 
@@ -29,8 +29,6 @@
 #else
 #define UNROLL _Pragma("unroll")
 #endif
-
-typedef __nv_bfloat16 bf16;
 
 /* Rounded to the nearest, ties to even; lo in the lower half. */
 __device__ static inline uint32_t bf16_pair(float lo, float hi)
@@ -275,39 +273,10 @@ template <int N> static inline void copy_wait(void)
 
 #endif
 
-/* Whether rows of ld floats from p may be read four at a time. */
-__host__ __device__ static inline bool in_fours(const float *p, int ld)
-{
-    return ((size_t)p & 15) == 0 && ld % 4 == 0;
-}
-
-/* Four floats, of which `count` are there (fewer than 1: none); zero for the others. */
-__device__ static inline float4 load_4(const float *p, int count, bool fours)
-{
-    if (count >= 4 && fours) return *(const float4 *)p;
-    float4 v = make_float4(0, 0, 0, 0);
-    if (count > 0) v.x = p[0];
-    if (count > 1) v.y = p[1];
-    if (count > 2) v.z = p[2];
-    if (count > 3) v.w = p[3];
-    return v;
-}
-
 /* To shared memory, 8-byte aligned, rounded to bf16. */
 __device__ static inline void put_4(bf16 *to, float4 v)
 {
     *(uint2 *)to = make_uint2(bf16_pair(v.x, v.y), bf16_pair(v.z, v.w));
-}
-
-/* Two floats, of which `count` are wanted. */
-__device__ static inline void store_2(float *p, float x, float y, int count, bool fours)
-{
-    if (count >= 2 && fours) {
-        *(float2 *)p = make_float2(x, y);
-        return;
-    }
-    if (count > 0) p[0] = x;
-    if (count > 1) p[1] = y;
 }
 
 #endif

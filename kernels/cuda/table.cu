@@ -1,11 +1,19 @@
 /* table.cu - the GPU's table of operations. */
 #include "kernels/cuda/cuda.h"
 
+static enum ops_dtype act_dtype(enum ops_dtype weights)
+{
+    return weights;
+}
+
 static const struct ops cuda_table = {
     .name = "cuda",
     .open = cuda_open,
     .close = cuda_close,
     .numerics = cuda_numerics,
+    .act_dtype = act_dtype,
+    .pass_rows = 4096,
+    .logits_bytes = (size_t)320 << 20,
     .alloc = cuda_alloc,
     .release = cuda_release,
     .alloc_paged = cuda_alloc_paged,
@@ -27,7 +35,6 @@ static const struct ops cuda_table = {
     .project = cuda_project,
     .project_back = cuda_project_back,
     .gather = cuda_gather,
-    .gather_bf16 = cuda_gather_bf16,
     .scatter = cuda_scatter,
     .rms_norm = cuda_rms_norm,
     .rms_norm_back = cuda_rms_norm_back,

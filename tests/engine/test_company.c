@@ -50,10 +50,10 @@ static int one_of(uint64_t *state, const int *values, int count)
 
 /* ------------------------------------------------------------------ scripts */
 
-enum act { ACT_TRAIN, ACT_FORWARD, ACT_OPTIM, ACT_SAMPLE };
+enum move { ACT_TRAIN, ACT_FORWARD, ACT_OPTIM, ACT_SAMPLE };
 
 struct event {
-    enum act act;
+    enum move move;
     struct train_item item; /* train, forward */
     struct adam_params adam;
     struct sample_conf sample;
@@ -94,11 +94,11 @@ static struct adam_params draw_adam(uint64_t *state)
                                 .grad_clip_norm = pick(state, 2) ? 1 : 0};
 }
 
-static struct event *add_event(struct run *r, enum act act)
+static struct event *add_event(struct run *r, enum move move)
 {
     assert_true(r->count < EVENTS_MAX);
     struct event *ev = &r->events[r->count++];
-    ev->act = act;
+    ev->move = move;
     return ev;
 }
 
@@ -111,7 +111,7 @@ static void draw_call(struct run *r, const struct engine *en, uint64_t *state, b
     struct event *ev = add_event(r, pick(state, 4) ? ACT_TRAIN : ACT_FORWARD);
     enum loss_kind kind = (enum loss_kind)pick(state, LOSS_UNKNOWN);
     ev->item = make_item(en, NULL, kind, lengths, next_word(state));
-    ev->item.forward_only = ev->act == ACT_FORWARD;
+    ev->item.forward_only = ev->move == ACT_FORWARD;
 }
 
 static void draw_sample(struct run *r, uint64_t *state, int with)
@@ -282,7 +282,7 @@ static void start_sample(struct stage *g, struct run *r, struct event *ev)
 
 static bool is_call(const struct run *r)
 {
-    return r->next < r->count && r->events[r->next].act <= ACT_FORWARD;
+    return r->next < r->count && r->events[r->next].move <= ACT_FORWARD;
 }
 
 static int step_samples(struct stage *g)
@@ -310,7 +310,7 @@ static void settle_own(struct stage *g, const struct run *r)
 static void act_alone(struct stage *g, struct run *r)
 {
     struct event *ev = &r->events[r->next++];
-    if (ev->act == ACT_OPTIM) {
+    if (ev->move == ACT_OPTIM) {
         settle_own(g, r);
         note_optim(g->en, r, ev);
     } else {
@@ -325,7 +325,7 @@ static int draw_order(struct stage *g, const int *quota, int *order)
     for (int i = 0; i < g->count; i++) {
         const struct run *r = &g->runs[i];
         for (int k = 0; k < quota[i] && r->next + k < r->count; k++) {
-            if (r->events[r->next + k].act > ACT_FORWARD) break;
+            if (r->events[r->next + k].move > ACT_FORWARD) break;
             order[n++] = i;
         }
     }
@@ -428,7 +428,7 @@ static void assert_same_run(const struct run *alone, const struct run *other, co
         if (strcmp(alone->events[i].digest, other->events[i].digest) || !*alone->events[i].digest)
             fail_msg("run %llu (rank %d): event %d (%s) has other bits when played %s",
                      (unsigned long long)alone->seed, alone->lora.rank, i,
-                     act_names[alone->events[i].act], played);
+                     act_names[alone->events[i].move], played);
 }
 
 /* The least memory that the longest datum of the widest adapter and a sampler get along with. */

@@ -79,7 +79,7 @@ static float *unpack(const struct packed *p, int rows, int cols, bool transposed
     assert_true(x && y && w);
     for (int k = 0; k < in; k++)
         x[k * in + k] = 1;
-    ops->gemm(dev, y, x, in, p, false);
+    ops->gemm(dev, act_f32(y), act_f32(x), in, p, false);
     for (int k = 0; k < in; k++)
         for (int o = 0; o < out; o++)
             w[transposed ? k * out + o : o * in + k] = y[k * out + o];

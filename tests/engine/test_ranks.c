@@ -396,11 +396,11 @@ static void a_request_of_many_passes_fits(void **state)
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
     skip(); /* 100,000 tokens */
 #endif
-    enum { DATUMS = 400 }; /* a pass each: two of them are more than ENGINE_PASS_ROWS */
+    enum { DATUMS = 400 }; /* a pass each: two of them are more than pass_rows */
     int lengths_of_all[DATUMS + 1] = {0};
     struct engine *en = open_ranks(&models[0], 4);
     for (int i = 0; i < DATUMS; i++)
-        lengths_of_all[i] = ENGINE_PASS_ROWS / 2 + 1;
+        lengths_of_all[i] = en->pass_rows / 2 + 1;
     struct train_item item = make_item(en, NULL, LOSS_CROSS_ENTROPY, lengths_of_all, 1);
     item.forward_only = true;
     train(en, &item, 1);

@@ -51,10 +51,10 @@ static void seq_clear(struct seq *t)
 static void run(struct seq *t, int from, int rows)
 {
     struct kv_seg g = {.row = 0, .rows = rows, .start = from, .blocks = t->blocks};
-    t->ops->kv_write(t->d, t->k + (size_t)from * k_floats(t), t->v + (size_t)from * k_floats(t), &g,
-                     1, &t->s);
-    t->ops->attention(t->d, t->o + (size_t)from * q_floats(t), t->lse + from * t->s.heads,
-                      t->q + (size_t)from * q_floats(t), &g, 1, &t->s);
+    t->ops->kv_write(t->d, act_f32(t->k + (size_t)from * k_floats(t)),
+                     act_f32(t->v + (size_t)from * k_floats(t)), &g, 1, &t->s);
+    t->ops->attention(t->d, act_f32(t->o + (size_t)from * q_floats(t)), t->lse + from * t->s.heads,
+                      act_f32(t->q + (size_t)from * q_floats(t)), &g, 1, &t->s);
 }
 
 static double score(const struct seq *t, int row, int head, int key)
@@ -172,8 +172,8 @@ static void pack_clear(struct pack *p)
 static double pack_loss(void *arg)
 {
     struct pack *p = arg;
-    p->ops->kv_write(p->d, p->k, p->v, p->segs, PACK, &p->s);
-    p->ops->attention(p->d, p->o, p->lse, p->q, p->segs, PACK, &p->s);
+    p->ops->kv_write(p->d, act_f32(p->k), act_f32(p->v), p->segs, PACK, &p->s);
+    p->ops->attention(p->d, act_f32(p->o), p->lse, act_f32(p->q), p->segs, PACK, &p->s);
     return weighed(p->o, p->weight, (size_t)(PACK_ROWS * p->s.heads * p->s.head_dim));
 }
 
@@ -186,7 +186,8 @@ static void the_way_back_agrees_with_finite_differences(void **state)
         float *dq = zeros((size_t)(PACK_ROWS * q)), *dk = zeros((size_t)(PACK_ROWS * k));
         float *dv = zeros((size_t)(PACK_ROWS * k));
         pack_loss(&p);
-        p.ops->attention_back(p.d, dq, dk, dv, p.weight, p.o, p.lse, p.q, p.segs, PACK, &p.s);
+        p.ops->attention_back(p.d, act_f32(dq), act_f32(dk), act_f32(dv), act_f32(p.weight),
+                              act_f32(p.o), p.lse, act_f32(p.q), p.segs, PACK, &p.s);
         static const int rows[] = {0, 4, 5, 30, 68, 69, 132, 133, 139}; /* ends of each */
         for (int r = 0; r < 9; r++) {
             int n = q < 24 ? q : 24, m = k < 24 ? k : 24;
@@ -211,12 +212,13 @@ static void a_sequence_alone_has_the_bits_it_has_in_a_pack(void **state)
     float *dv = zeros(2 * PACK_ROWS * k);
     float *dq1 = dq + PACK_ROWS * q, *dk1 = dk + PACK_ROWS * k, *dv1 = dv + PACK_ROWS * k;
     pack_loss(&all);
-    all.ops->attention_back(all.d, dq, dk, dv, all.weight, all.o, all.lse, all.q, all.segs, PACK,
-                            &all.s);
+    all.ops->attention_back(all.d, act_f32(dq), act_f32(dk), act_f32(dv), act_f32(all.weight),
+                            act_f32(all.o), all.lse, act_f32(all.q), all.segs, PACK, &all.s);
     for (int i = 0; i < PACK; i++) {
-        one.ops->kv_write(one.d, one.k, one.v, &one.segs[i], 1, &one.s);
-        one.ops->attention(one.d, one.o, one.lse, one.q, &one.segs[i], 1, &one.s);
-        one.ops->attention_back(one.d, dq1, dk1, dv1, one.weight, one.o, one.lse, one.q,
+        one.ops->kv_write(one.d, act_f32(one.k), act_f32(one.v), &one.segs[i], 1, &one.s);
+        one.ops->attention(one.d, act_f32(one.o), one.lse, act_f32(one.q), &one.segs[i], 1, &one.s);
+        one.ops->attention_back(one.d, act_f32(dq1), act_f32(dk1), act_f32(dv1),
+                                act_f32(one.weight), act_f32(one.o), one.lse, act_f32(one.q),
                                 &one.segs[i], 1, &one.s);
     }
     assert_same_bits(all.o, one.o, PACK_ROWS * q);

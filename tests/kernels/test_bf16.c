@@ -96,7 +96,7 @@ static void check_products(float scale)
                 struct device *d = device_with(ops, 2);
                 struct packed *p = pack(ops, d, w, out, in, false);
                 memcpy(y, start, ny * sizeof *y);
-                ops->gemm(d, y, x, rows, p, add);
+                ops->gemm(d, act_f32(y), act_f32(x), rows, p, add);
                 assert_same_bits(y, want, ny);
                 ops->packed_free(d, p);
                 ops->close(d);
@@ -131,7 +131,7 @@ static void a_transposed_packing_multiplies_by_w_itself(void **state)
                     turned[k * out + o] = w[o * in + k];
             float *dx = zeros((size_t)rows * in), *want = zeros((size_t)rows * in);
             struct packed *p = pack(ops, d, w, out, in, true);
-            ops->gemm(d, dx, dy, rows, p, false);
+            ops->gemm(d, act_f32(dx), act_f32(dy), rows, p, false);
             naive(want, dy, turned, rows, out, in, false);
             assert_same_bits(dx, want, (size_t)rows * in);
             ops->packed_free(d, p);
@@ -152,10 +152,10 @@ static void check_company(const struct ops *ops)
         struct device *d = device_with(ops, threads);
         struct packed *p = pack(ops, d, w, OUT, IN, false);
         for (int at = 0; at < ROWS; at += 66) {
-            ops->gemm(d, alone, x + at * IN, 1, p, false);
+            ops->gemm(d, act_f32(alone), act_f32(x + at * IN), 1, p, false);
             for (int c = 0; c < 4; c++) {
                 int first = at < company[c] ? 0 : at - company[c] + 1;
-                ops->gemm(d, y, x + first * IN, company[c], p, false);
+                ops->gemm(d, act_f32(y), act_f32(x + first * IN), company[c], p, false);
                 assert_same_bits(alone, y + (at - first) * OUT, OUT);
             }
         }
@@ -183,7 +183,7 @@ static void read_back(const struct ops *ops, const struct ops_matrix *w, enum op
     float *x = zeros((size_t)in * in), *y = zeros((size_t)in * width);
     for (int k = 0; k < in; k++)
         x[k * in + k] = 1;
-    ops->gemm(d, y, x, in, p, false);
+    ops->gemm(d, act_f32(y), act_f32(x), in, p, false);
     for (int k = 0; k < in; k++)
         for (int o = 0; o < width; o++)
             out[transpose ? k * w->cols + o : o * w->cols + k] = y[k * width + o];
@@ -265,7 +265,7 @@ static void check_rounding(const struct ops *ops, struct device *d, float value,
     for (int side = 0; side < 2; side++) {
         struct packed *p = pack(ops, d, side ? x : ones, 1, ROUNDED, false);
         for (int rows = 1; rows <= ROUNDED_ROWS; rows += ROUNDED_ROWS - 1) {
-            ops->gemm(d, y, side ? ones : x, rows, p, false);
+            ops->gemm(d, act_f32(y), act_f32(side ? ones : x), rows, p, false);
             for (int r = 0; r < rows; r++)
                 assert_true(y[r] == want);
         }
@@ -302,9 +302,9 @@ static void what_is_not_a_number_stays_none(void **state)
                 ones[c] = 1;
             x[k * 11] = x[(ROWS - 1) * WIDE + k * 11] = of_bits(nans[k]);
             struct packed *p = pack(ops, d, ones, 1, WIDE, false);
-            ops->gemm(d, y, x, 1, p, false);
+            ops->gemm(d, act_f32(y), act_f32(x), 1, p, false);
             assert_true(isnan(y[0]));
-            ops->gemm(d, y, x, ROWS, p, false);
+            ops->gemm(d, act_f32(y), act_f32(x), ROWS, p, false);
             assert_true(isnan(y[0]) && y[1] == 0 && isnan(y[ROWS - 1]));
             ops->packed_free(d, p);
         }
@@ -326,7 +326,7 @@ static void rows_of_a_bf16_table_are_widened_exactly(void **state)
     const struct ops *ops = ops_cpu();
     struct device *d = device_with(ops, 2);
     float *y = zeros((size_t)IDS * WIDTH);
-    ops->gather_bf16(d, y, table, ids, IDS, WIDTH);
+    ops->gather(d, act_f32(y), (struct act){table, OPS_BF16}, ids, IDS, WIDTH);
     for (int i = 0; i < IDS; i++)
         for (int c = 0; c < WIDTH; c++)
             assert_int_equal(bits_of(y[i * WIDTH + c]),

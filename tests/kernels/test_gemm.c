@@ -41,7 +41,7 @@ static void each_product_is_one_chain_over_k_on_every_instruction_set(void **sta
                 float *x = numbers((size_t)rows * in, 1), *w = numbers((size_t)out * in, 2);
                 float *y = numbers((size_t)rows * out, 3), *want = numbers((size_t)rows * out, 3);
                 struct packed *p = pack_f32(ops, d, w, out, in, false);
-                ops->gemm(d, y, x, rows, p, add);
+                ops->gemm(d, act_f32(y), act_f32(x), rows, p, add);
                 naive(want, x, w, rows, in, out, add);
                 assert_same_bits(y, want, (size_t)rows * out);
                 ops->packed_free(d, p);
@@ -64,7 +64,7 @@ static void a_transposed_packing_multiplies_by_w_itself(void **state)
                 turned[k * out + o] = w[o * in + k];
         float *dx = zeros((size_t)rows * in), *want = zeros((size_t)rows * in);
         struct packed *p = pack_f32(ops, d, w, out, in, true);
-        ops->gemm(d, dx, dy, rows, p, false);
+        ops->gemm(d, act_f32(dx), act_f32(dy), rows, p, false);
         naive(want, dy, turned, rows, out, in, false);
         assert_same_bits(dx, want, (size_t)rows * in);
         ops->packed_free(d, p);
@@ -85,10 +85,10 @@ static void a_row_does_not_notice_its_company_nor_the_threads(void **state)
         struct device *d = device_with(ops, threads);
         struct packed *p = pack_f32(ops, d, w, OUT, IN, false);
         for (int at = 0; at < 64; at += 21) {
-            ops->gemm(d, alone, x + at * IN, 1, p, false);
+            ops->gemm(d, act_f32(alone), act_f32(x + at * IN), 1, p, false);
             for (int c = 0; c < 3; c++) {
                 int first = at < company[c] ? 0 : at - company[c] + 1;
-                ops->gemm(d, y, x + first * IN, company[c], p, false);
+                ops->gemm(d, act_f32(y), act_f32(x + first * IN), company[c], p, false);
                 assert_same_bits(alone, y + (at - first) * OUT, OUT);
             }
         }

@@ -60,12 +60,12 @@ static void low_rank(const struct world *w, float *y, float *u, int group, int c
 {
     const struct projection p = {.in = IN,
                                  .out = OUT,
-                                 .y = y,
+                                 .y = act_f32(y),
                                  .u = u,
                                  .ldu = LDU,
                                  .groups = w->groups + group,
                                  .count = count};
-    w->ops->project(w->d, w->x, ROWS, &p, 1);
+    w->ops->project(w->d, act_f32(w->x), ROWS, &p, 1);
 }
 
 static void low_rank_back(const struct world *w, float *dx, float *du, const float *u, int group,
@@ -78,7 +78,7 @@ static void low_rank_back(const struct world *w, float *dx, float *du, const flo
                                       .ldu = LDU,
                                       .groups = w->groups + group,
                                       .count = count};
-    w->ops->project_back(w->d, dx, w->weight, w->x, ROWS, &p);
+    w->ops->project_back(w->d, act_f32(dx), act_f32(w->weight), act_f32(w->x), ROWS, &p);
 }
 
 static void forward(const struct world *w, float *y, float *u)
@@ -210,13 +210,15 @@ static void the_halves_of_the_way_back_have_the_bits_of_the_whole(void **state)
                                 .groups = halves.groups,
                                 .count = GROUPS,
                                 .part = BACK_DX};
-    halves.ops->project_back(halves.d, dx2, halves.weight, halves.x, ROWS, &p);
+    halves.ops->project_back(halves.d, act_f32(dx2), act_f32(halves.weight), act_f32(halves.x),
+                             ROWS, &p);
     assert_same_bits(dx2, dx, ROWS * IN);
     for (int g = 0; g < GROUPS; g++)
         for (int i = 0; i < ranks[g] * IN; i++)
             assert_true(halves.ga[g][i] == 0);
     p.part = BACK_GRADS;
-    halves.ops->project_back(halves.d, dx2, halves.weight, halves.x, ROWS, &p);
+    halves.ops->project_back(halves.d, act_f32(dx2), act_f32(halves.weight), act_f32(halves.x),
+                             ROWS, &p);
     assert_same_bits(dx2, dx, ROWS * IN);
     for (int g = 0; g < GROUPS; g++) {
         assert_same_bits(halves.ga[g], whole.ga[g], (size_t)(ranks[g] * IN));
@@ -224,7 +226,8 @@ static void the_halves_of_the_way_back_have_the_bits_of_the_whole(void **state)
     }
     for (int i = 0; i < ROWS * LDU; i++)
         du[i] *= 2; /* gradients are made of the du that is there */
-    halves.ops->project_back(halves.d, NULL, halves.weight, halves.x, ROWS, &p);
+    halves.ops->project_back(halves.d, act_f32(NULL), act_f32(halves.weight), act_f32(halves.x),
+                             ROWS, &p);
     for (int g = 0; g < GROUPS; g++)
         for (int i = 0; i < ranks[g] * IN; i++) {
             double want = 3 * (double)whole.ga[g][i];
@@ -256,16 +259,16 @@ static void projections_together_are_the_sum_of_their_parts(void **state)
         for (int i = 0; i < 2; i++) {
             y[i] = numbers(ROWS * OUT, 6), want[i] = numbers(ROWS * OUT, 6);
             u[i] = zeros(ROWS * LDU), want_u[i] = zeros(ROWS * LDU);
-            p[i] = (struct projection){ahead, IN, OUT, y[i], i == 1, u[i], LDU, w.groups, GROUPS};
-            w.ops->gemm(w.d, want[i], w.x, ROWS, ahead, i == 1);
+            p[i] = (struct projection){ahead, IN, OUT, act_f32(y[i]), i == 1, u[i], LDU, w.groups, GROUPS};
+            w.ops->gemm(w.d, act_f32(want[i]), act_f32(w.x), ROWS, ahead, i == 1);
             forward(&w, want[i], want_u[i]);
         }
-        w.ops->project(w.d, w.x, ROWS, p, 2);
-        w.ops->gemm(w.d, want_dx, w.weight, ROWS, back, true);
+        w.ops->project(w.d, act_f32(w.x), ROWS, p, 2);
+        w.ops->gemm(w.d, act_f32(want_dx), act_f32(w.weight), ROWS, back, true);
         low_rank_back(&w, want_dx, du, u[0], 0, GROUPS);
         const struct projection_back b = {back, IN,       OUT,    true,      u[0], du,
                                           LDU,  w.groups, GROUPS, BACK_WHOLE};
-        w.ops->project_back(w.d, dx, w.weight, w.x, ROWS, &b);
+        w.ops->project_back(w.d, act_f32(dx), act_f32(w.weight), act_f32(w.x), ROWS, &b);
         assert_same_bits(dx, want_dx, ROWS * IN);
         for (int i = 0; i < 2; i++) {
             assert_same_bits(y[i], want[i], ROWS * OUT);
@@ -294,12 +297,12 @@ static void check_shared_rows(const struct ops *ops, enum ops_dtype keep, int ro
     for (int call = 0; call < CALLS; call++) {
         float *fresh = numbers((size_t)(rows * WIDE), 33 + (uint64_t)call);
         memcpy(x, fresh, (size_t)(rows * WIDE) * sizeof *x);
-        const struct projection both[] = {{w, WIDE, OUT, y[0], false, u[0], RANK, &g, 1},
-                                          {w, WIDE, OUT, y[1], false, u[1], RANK, &g, 1}};
-        const struct projection low = {NULL, WIDE, OUT, y[2], true, u[2], RANK, &g, 1};
-        ops->project(d, x, rows, both, 2);
-        ops->gemm(d, y[2], x, rows, w, false);
-        ops->project(d, x, rows, &low, 1);
+        const struct projection both[] = {{w, WIDE, OUT, act_f32(y[0]), false, u[0], RANK, &g, 1},
+                                          {w, WIDE, OUT, act_f32(y[1]), false, u[1], RANK, &g, 1}};
+        const struct projection low = {NULL, WIDE, OUT, act_f32(y[2]), true, u[2], RANK, &g, 1};
+        ops->project(d, act_f32(x), rows, both, 2);
+        ops->gemm(d, act_f32(y[2]), act_f32(x), rows, w, false);
+        ops->project(d, act_f32(x), rows, &low, 1);
         for (int i = 0; i < 2; i++) {
             assert_same_bits(y[i], y[2], (size_t)(rows * OUT));
             assert_same_bits(u[i], u[2], (size_t)(rows * RANK));

@@ -9,7 +9,7 @@
  * from the same numbers in the same order, so it never has to be sent. */
 #include "engine/pass.h"
 
-void pass_project_back(struct engine *en, float *dx, const float *dy, const float *x, int rows,
+void pass_project_back(struct engine *en, struct act dx, struct act dy, struct act x, int rows,
                        struct projection_back *back, enum cut cut)
 {
     bool sums = en->comm && cut == CUT_OUT && back->count > 0;
@@ -21,10 +21,10 @@ void pass_project_back(struct engine *en, float *dx, const float *dy, const floa
     en->ops->project_back(en->dev, dx, dy, x, rows, back);
 }
 
-/* dx (+)= dy W + (scale dy B) A, and the site's gradients.  dx NULL: nobody below needs it.  Where
+/* dx (+)= dy W + (scale dy B) A, and the site's gradients.  dx.p NULL: nobody below needs it.  Where
  * ranks have different outputs, dx is this rank's part of it. */
-static void project_back(struct pass *p, int layer, enum lora_site site, float *dx, const float *dy,
-                         const float *x, bool add)
+static void project_back(struct pass *p, int layer, enum lora_site site, struct act dx,
+                         struct act dy, struct act x, bool add)
 {
     struct engine *en = p->en;
     struct projection_back back = {.w = en->layers[layer].back[site],
@@ -54,14 +54,14 @@ static void mlp_back(struct pass *p, int layer)
     size_t count = (size_t)p->rows * (size_t)mc->intermediate;
 
     ops->swiglu(en->dev, p->act, a->gate, a->up, count);
-    project_back(p, layer, SITE_DOWN, p->dact, p->dx, p->act, false);
+    project_back(p, layer, SITE_DOWN, p->dact, act_f32(p->dx), p->act, false);
     ops->swiglu_back(en->dev, p->dgate, p->dup, p->dact, a->gate, a->up, count);
-    ops->rms_norm(en->dev, p->norm, a->mid, w->post_norm, p->rows, mc->hidden, mc->rms_eps);
-    project_back(p, layer, SITE_GATE, p->dnorm, p->dgate, p->norm, false);
-    project_back(p, layer, SITE_UP, p->dnorm, p->dup, p->norm, true);
+    ops->rms_norm(en->dev, p->norm, act_f32(a->mid), w->post_norm, p->rows, mc->hidden, mc->rms_eps);
+    project_back(p, layer, SITE_GATE, act_f32(p->dnorm), p->dgate, p->norm, false);
+    project_back(p, layer, SITE_UP, act_f32(p->dnorm), p->dup, p->norm, true);
     sum_parts(p, p->dnorm);
-    ops->rms_norm_back(en->dev, p->dx, p->dnorm, a->mid, w->post_norm, p->rows, mc->hidden,
-                       mc->rms_eps, true);
+    ops->rms_norm_back(en->dev, act_f32(p->dx), act_f32(p->dnorm), act_f32(a->mid), w->post_norm,
+                       p->rows, mc->hidden, mc->rms_eps, true);
 }
 
 /* Through the attention itself: from dout to the gradients of q, k before norm, and of v. */
@@ -96,18 +96,19 @@ static void attention_layer_back(struct pass *p, int layer)
     const struct model_conf *mc = &en->mw->conf;
     const struct layer_weights *w = &en->mw->layers[layer];
     const struct layer_acts *a = pass_acts(p, layer);
-    float *dnorm = layer > 0 ? p->dnorm : NULL; /* the embedding is frozen */
+    struct act dnorm = act_f32(layer > 0 ? p->dnorm : NULL); /* the embedding is frozen */
 
-    project_back(p, layer, SITE_O, p->dout, p->dx, a->o, false);
+    project_back(p, layer, SITE_O, p->dout, act_f32(p->dx), a->o, false);
     attend_back(p, layer);
-    en->ops->rms_norm(en->dev, p->norm, a->x, w->input_norm, p->rows, mc->hidden, mc->rms_eps);
+    en->ops->rms_norm(en->dev, p->norm, act_f32(a->x), w->input_norm, p->rows, mc->hidden,
+                      mc->rms_eps);
     project_back(p, layer, SITE_Q, dnorm, p->dq, p->norm, false);
     project_back(p, layer, SITE_K, dnorm, p->dk, p->norm, true);
     project_back(p, layer, SITE_V, dnorm, p->dv, p->norm, true);
-    if (!dnorm) return;
-    sum_parts(p, dnorm);
-    en->ops->rms_norm_back(en->dev, p->dx, dnorm, a->x, w->input_norm, p->rows, mc->hidden,
-                           mc->rms_eps, true);
+    if (!dnorm.p) return;
+    sum_parts(p, p->dnorm);
+    en->ops->rms_norm_back(en->dev, act_f32(p->dx), dnorm, act_f32(a->x), w->input_norm, p->rows,
+                           mc->hidden, mc->rms_eps, true);
 }
 
 static bool trains_layers(const struct pass *p)
@@ -124,8 +125,8 @@ static void backward(void *arg, int rank)
     struct pass *p = ((struct pass *)arg)->ranks[rank];
     struct engine *en = p->en;
     const struct model_conf *mc = &en->mw->conf;
-    en->ops->rms_norm_back(en->dev, p->dx, p->dfinal, p->hidden, en->mw->final_norm, p->rows,
-                           mc->hidden, mc->rms_eps, false);
+    en->ops->rms_norm_back(en->dev, act_f32(p->dx), act_f32(p->dfinal), act_f32(p->hidden),
+                           en->mw->final_norm, p->rows, mc->hidden, mc->rms_eps, false);
     for (int l = mc->layers - 1; l >= 0; l--) {
         mlp_back(p, l);
         attention_layer_back(p, l);

@@ -13,11 +13,11 @@
 /* A site and where its rows go. */
 struct target {
     enum lora_site site;
-    float *y;
+    struct act y;
 };
 
 /* y (+)= W x + scale B A x for sites of a layer that read the same x */
-static void project(struct pass *p, int layer, const float *x, bool add,
+static void project(struct pass *p, int layer, struct act x, bool add,
                     const struct target *targets, int count)
 {
     struct engine *en = p->en;
@@ -40,20 +40,20 @@ static void project(struct pass *p, int layer, const float *x, bool add,
 
 /* y = before + W x + scale B A x for a site whose inputs are cut: the first rank's part of the sum
  * begins with what was before, the others' with zero. */
-static void project_onto(struct pass *p, int layer, const float *x, const float *before,
-                         struct target to)
+static void project_onto(struct pass *p, int layer, struct act x, const float *before,
+                         enum lora_site site, float *y)
 {
     struct engine *en = p->en;
     size_t count = (size_t)p->rows * (size_t)en->mw->conf.hidden;
     if (en->rank == 0)
-        en->ops->copy(en->dev, to.y, before, count * sizeof(float));
+        en->ops->copy(en->dev, y, before, count * sizeof(float));
     else
-        en->ops->zero(en->dev, to.y, count * sizeof(float));
-    project(p, layer, x, true, &to, 1);
-    engine_all_reduce(en, to.y, count);
+        en->ops->zero(en->dev, y, count * sizeof(float));
+    project(p, layer, x, true, &(struct target){site, act_f32(y)}, 1);
+    engine_all_reduce(en, y, count);
     /* B's gradient, which every rank makes for itself, wants the whole of A x. */
-    if (p->keep && pass_site_groups(p, layer, to.site, p->loras) > 0)
-        engine_all_reduce(en, pass_acts(p, layer)->u[to.site], (size_t)p->rows * (size_t)p->ldu);
+    if (p->keep && pass_site_groups(p, layer, site, p->loras) > 0)
+        engine_all_reduce(en, pass_acts(p, layer)->u[site], (size_t)p->rows * (size_t)p->ldu);
 }
 
 /* The segments' view of this layer's keys and values. */
@@ -94,29 +94,27 @@ static void layer_forward(struct pass *p, int layer, float *next)
     const struct layer_weights *w = &en->mw->layers[layer];
     struct layer_acts *a = pass_acts(p, layer);
 
-    ops->rms_norm(en->dev, p->norm, a->x, w->input_norm, p->rows, mc->hidden, mc->rms_eps);
+    ops->rms_norm(en->dev, p->norm, act_f32(a->x), w->input_norm, p->rows, mc->hidden, mc->rms_eps);
     attend(p, layer);
-    project_onto(p, layer, a->o, a->x, (struct target){SITE_O, a->mid});
+    project_onto(p, layer, a->o, a->x, SITE_O, a->mid);
 
-    ops->rms_norm(en->dev, p->norm, a->mid, w->post_norm, p->rows, mc->hidden, mc->rms_eps);
+    ops->rms_norm(en->dev, p->norm, act_f32(a->mid), w->post_norm, p->rows, mc->hidden, mc->rms_eps);
     const struct target mlp[] = {{SITE_GATE, a->gate}, {SITE_UP, a->up}};
     project(p, layer, p->norm, false, mlp, 2);
     ops->swiglu(en->dev, p->act, a->gate, a->up, (size_t)p->rows * (size_t)mc->intermediate);
-    project_onto(p, layer, p->act, a->mid, (struct target){SITE_DOWN, next});
+    project_onto(p, layer, p->act, a->mid, SITE_DOWN, next);
 }
 
 static void all_layers(struct pass *p)
 {
     struct engine *en = p->en;
     const struct model_conf *mc = &en->mw->conf;
-    if (en->mw->embed_bf16)
-        en->ops->gather_bf16(en->dev, pass_acts(p, 0)->x, en->mw->embed_bf16, p->tokens, p->rows,
-                             mc->hidden);
-    else
-        en->ops->gather(en->dev, pass_acts(p, 0)->x, en->mw->embed, p->tokens, p->rows, mc->hidden);
+    struct act table = act_f32(en->mw->embed);
+    if (en->mw->embed_bf16) table = (struct act){en->mw->embed_bf16, OPS_BF16};
+    en->ops->gather(en->dev, act_f32(pass_acts(p, 0)->x), table, p->tokens, p->rows, mc->hidden);
     for (int l = 0; l < mc->layers; l++)
         layer_forward(p, l, l + 1 < mc->layers ? pass_acts(p, l + 1)->x : p->hidden);
-    en->ops->rms_norm(en->dev, p->final, p->hidden, en->mw->final_norm, p->rows, mc->hidden,
+    en->ops->rms_norm(en->dev, p->final, act_f32(p->hidden), en->mw->final_norm, p->rows, mc->hidden,
                       mc->rms_eps);
 }
 

@@ -5,14 +5,13 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define LOGITS_BYTES ((size_t)4 << 20) /* about what a chunk's logits may take */
 #define ROWS_MOST    512
 #define WHOLE_ROWS   16 /* of several ranks, put together for the choice of tokens */
 #define WHOLE_PICKS  256
 
 int head_rows_max(const struct engine *en)
 {
-    size_t rows = LOGITS_BYTES / ((size_t)en->mw->conf.vocab * sizeof(float));
+    size_t rows = en->logits_bytes / ((size_t)en->mw->conf.vocab * sizeof(float));
     rows = rows / ENGINE_BLOCK_TOKENS * ENGINE_BLOCK_TOKENS;
     if (rows < ENGINE_BLOCK_TOKENS) rows = ENGINE_BLOCK_TOKENS;
     return rows > ROWS_MOST ? ROWS_MOST : (int)rows;
@@ -22,7 +21,7 @@ static void lay(struct bump *b, const struct engine *en, int ldu, bool back, str
 {
     const struct model_conf *mc = &en->mw->conf;
     size_t rows = (size_t)head_rows_max(en);
-    h->x = bump_floats(b, rows * (size_t)mc->hidden);
+    h->x = bump_act(b, rows * (size_t)mc->hidden, en->act);
     h->logits = bump_floats(b, rows * (size_t)mc->vocab);
     h->u = bump_floats(b, rows * (size_t)ldu);
     h->lse = bump_floats(b, rows);
@@ -154,7 +153,7 @@ static void logits(void *arg, int rank)
     const struct projection unembed = {.w = en->unembed,
                                        .in = mc->hidden,
                                        .out = mc->vocab,
-                                       .y = h->logits,
+                                       .y = act_f32(h->logits),
                                        .u = h->u,
                                        .ldu = h->ldu,
                                        .groups = h->groups,
@@ -330,7 +329,7 @@ static void back(void *arg, int rank)
                                       .ldu = h->ldu,
                                       .groups = h->groups,
                                       .count = h->group_count};
-    pass_project_back(en, h->dx, h->logits, h->x, h->rows, &unembed, CUT_OUT);
+    pass_project_back(en, act_f32(h->dx), act_f32(h->logits), h->x, h->rows, &unembed, CUT_OUT);
     engine_all_reduce(en, h->dx, (size_t)h->rows * (size_t)mc->hidden);
     ops->scatter(en->dev, a->p->ranks[rank]->dfinal, h->dx, h->index, h->rows, mc->hidden);
 }

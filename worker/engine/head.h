@@ -21,7 +21,8 @@ struct head {
     int rows_max; /* of a chunk; a multiple of the datum law's block, below HEAD_CELLS_MAX */
     int ldu;
     size_t bytes;             /* of scratch that it takes */
-    float *x, *dx;            /* [rows_max, hidden] */
+    struct act x;             /* [rows_max, hidden] */
+    float *dx;                /* [rows_max, hidden] */
     float *logits;            /* [rows_max, this rank's part of the vocabulary] */
     float *u, *du;            /* [rows_max, ldu] */
     float *lse;               /* [rows_max] */

@@ -20,8 +20,6 @@
 #include "kernels/comm.h"
 #include "kernels/ops.h"
 
-#define ENGINE_PASS_ROWS 512 /* rows of one pass, unless one sequence alone has more */
-
 struct kv_store;
 
 struct engine {
@@ -35,6 +33,9 @@ struct engine {
     float *cosine, *sine; /* [context_max, head_dim / 2] */
     struct attn_shape shape;
     size_t kv_floats; /* of one block and layer */
+    enum ops_dtype act; /* of activations between products */
+    int pass_rows;      /* rows of one pass, unless one sequence alone has more */
+    size_t logits_bytes; /* about what a chunk's logits may take */
 
     size_t scratch_bytes_max, scratch_bytes;
     char *scratch;      /* device memory of a pass's activations */

@@ -5,62 +5,75 @@
 
 #define ALIGN 64u
 
+static void *bump_bytes(struct bump *b, size_t bytes)
+{
+    void *p = b->base ? b->base + b->used : NULL;
+    b->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    return p;
+}
+
 float *bump_floats(struct bump *b, size_t count)
 {
-    float *p = b->base ? (float *)(void *)(b->base + b->used) : NULL;
-    b->used += (count * sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
-    return p;
+    return bump_bytes(b, count * sizeof(float));
+}
+
+struct act bump_act(struct bump *b, size_t count, enum ops_dtype dtype)
+{
+    return (struct act){bump_bytes(b, count * ops_size(dtype)), dtype};
 }
 
 /* ------------------------------------------------------------------ activations */
 
-static void lay_layer(struct bump *b, const struct model_conf *mc, size_t rows, size_t ldu,
-                      bool keep, struct layer_acts *a)
+static void lay_layer(struct bump *b, const struct engine *en, size_t rows, size_t ldu, bool keep,
+                      struct layer_acts *a)
 {
+    const struct model_conf *mc = &en->mw->conf;
     size_t q = (size_t)mc->heads * (size_t)mc->head_dim;
     size_t kv = (size_t)mc->kv_heads * (size_t)mc->head_dim;
     a->x = bump_floats(b, rows * (size_t)mc->hidden);
-    a->q_raw = bump_floats(b, rows * q);
-    a->k_raw = bump_floats(b, rows * kv);
-    a->o = bump_floats(b, rows * q);
+    a->q_raw = bump_act(b, rows * q, en->act);
+    a->k_raw = bump_act(b, rows * kv, en->act);
+    a->o = bump_act(b, rows * q, en->act);
     a->lse = bump_floats(b, rows * (size_t)mc->heads);
     a->mid = bump_floats(b, rows * (size_t)mc->hidden);
-    a->gate = bump_floats(b, rows * (size_t)mc->intermediate);
-    a->up = bump_floats(b, rows * (size_t)mc->intermediate);
+    a->gate = bump_act(b, rows * (size_t)mc->intermediate, en->act);
+    a->up = bump_act(b, rows * (size_t)mc->intermediate, en->act);
     for (int s = 0; s < SITES_A_LAYER; s++) {
         bool own = s < PASS_SITES_AT_ONCE || keep;
         a->u[s] = own ? bump_floats(b, rows * ldu) : a->u[s % PASS_SITES_AT_ONCE];
     }
 }
 
-static void lay_forward(struct bump *b, const struct model_conf *mc, size_t rows, struct pass *p)
+static void lay_forward(struct bump *b, const struct engine *en, size_t rows, struct pass *p)
 {
+    const struct model_conf *mc = &en->mw->conf;
     size_t q = (size_t)mc->heads * (size_t)mc->head_dim;
     size_t kv = (size_t)mc->kv_heads * (size_t)mc->head_dim;
     p->hidden = bump_floats(b, rows * (size_t)mc->hidden);
-    p->final = bump_floats(b, rows * (size_t)mc->hidden);
-    p->norm = bump_floats(b, rows * (size_t)mc->hidden);
-    p->q = bump_floats(b, rows * q);
-    p->k = bump_floats(b, rows * kv);
-    p->v = bump_floats(b, rows * kv);
-    p->act = bump_floats(b, rows * (size_t)mc->intermediate);
+    p->final = bump_act(b, rows * (size_t)mc->hidden, en->act);
+    p->norm = bump_act(b, rows * (size_t)mc->hidden, en->act);
+    p->q = bump_act(b, rows * q, en->act);
+    p->k = bump_act(b, rows * kv, en->act);
+    p->v = bump_act(b, rows * kv, en->act);
+    p->act = bump_act(b, rows * (size_t)mc->intermediate, en->act);
 }
 
-static void lay_backward(struct bump *b, const struct model_conf *mc, size_t rows, size_t ldu,
+static void lay_backward(struct bump *b, const struct engine *en, size_t rows, size_t ldu,
                          struct pass *p)
 {
+    const struct model_conf *mc = &en->mw->conf;
     size_t q = (size_t)mc->heads * (size_t)mc->head_dim;
     size_t kv = (size_t)mc->kv_heads * (size_t)mc->head_dim;
     p->dfinal = bump_floats(b, rows * (size_t)mc->hidden);
     p->dx = bump_floats(b, rows * (size_t)mc->hidden);
     p->dnorm = bump_floats(b, rows * (size_t)mc->hidden);
-    p->dq = bump_floats(b, rows * q);
-    p->dk = bump_floats(b, rows * kv);
-    p->dv = bump_floats(b, rows * kv);
-    p->dout = bump_floats(b, rows * q);
-    p->dgate = bump_floats(b, rows * (size_t)mc->intermediate);
-    p->dup = bump_floats(b, rows * (size_t)mc->intermediate);
-    p->dact = bump_floats(b, rows * (size_t)mc->intermediate);
+    p->dq = bump_act(b, rows * q, en->act);
+    p->dk = bump_act(b, rows * kv, en->act);
+    p->dv = bump_act(b, rows * kv, en->act);
+    p->dout = bump_act(b, rows * q, en->act);
+    p->dgate = bump_act(b, rows * (size_t)mc->intermediate, en->act);
+    p->dup = bump_act(b, rows * (size_t)mc->intermediate, en->act);
+    p->dact = bump_act(b, rows * (size_t)mc->intermediate, en->act);
     p->du = bump_floats(b, rows * ldu);
 }
 
@@ -75,9 +88,9 @@ size_t pass_bytes(const struct engine *en, int rows, int kv_blocks, int ldu, boo
     struct bump layer = {0}, b = {0};
     struct layer_acts acts;
     struct pass p;
-    lay_layer(&layer, mc, (size_t)rows, (size_t)ldu, keep, &acts);
-    lay_forward(&b, mc, (size_t)rows, &p);
-    if (keep) lay_backward(&b, mc, (size_t)rows, (size_t)ldu, &p);
+    lay_layer(&layer, en, (size_t)rows, (size_t)ldu, keep, &acts);
+    lay_forward(&b, en, (size_t)rows, &p);
+    if (keep) lay_backward(&b, en, (size_t)rows, (size_t)ldu, &p);
     lay_kv(&b, en, (size_t)kv_blocks, keep);
     return b.used + layer.used * (keep ? (size_t)mc->layers : 1);
 }
@@ -189,9 +202,9 @@ static struct pass *begin(struct engine *en, const struct pass_seq *seqs, int co
     const struct model_conf *mc = &en->mw->conf;
     struct bump b = {.base = en->scratch, .used = taken};
     for (int l = 0; l < (keep ? mc->layers : 1); l++)
-        lay_layer(&b, mc, (size_t)p->rows, (size_t)p->ldu, keep, &p->acts[l]);
-    lay_forward(&b, mc, (size_t)p->rows, p);
-    if (keep) lay_backward(&b, mc, (size_t)p->rows, (size_t)p->ldu, p);
+        lay_layer(&b, en, (size_t)p->rows, (size_t)p->ldu, keep, &p->acts[l]);
+    lay_forward(&b, en, (size_t)p->rows, p);
+    if (keep) lay_backward(&b, en, (size_t)p->rows, (size_t)p->ldu, p);
     float *kv = lay_kv(&b, en, (size_t)own_blocks, keep);
     assert(b.used <= en->scratch_bytes);
     return fill_kv(p, kv, own_blocks, e) < 0 ? NULL : p;

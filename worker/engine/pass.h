@@ -8,6 +8,9 @@
  * adapters; all rows of [rows, hidden] are whole and equal on every rank.  Callers hold the first
  * rank's.
  *
+ * Sums over layers (x, mid, hidden and their gradients, which all projections of a layer add to) are fp32;
+ * what lies between two products is a struct act, as wide as the device keeps it.
+ *
  *   pass_bytes()   what a pass of so many rows needs
  *   pass_begin()   lays it out; nothing after it can fail for want of memory
  *   pass_forward() fills pass->final, the rows ready for the unembedding
@@ -39,10 +42,11 @@ struct pass_group {
 /* What the way back needs of a layer. */
 struct layer_acts {
     float *x;                /* [rows, hidden] as the layer began */
-    float *q_raw, *k_raw;    /* [rows, heads or kv_heads, head_dim] before norm and rotation */
-    float *o, *lse;          /* attention's output [rows, heads, head_dim], its lse [rows, heads] */
+    struct act q_raw, k_raw; /* [rows, heads or kv_heads, head_dim] before norm and rotation */
+    struct act o;            /* attention's output [rows, heads, head_dim] */
+    float *lse;              /* [rows, heads] its lse */
     float *mid;              /* [rows, hidden] after attention */
-    float *gate, *up;        /* [rows, intermediate] */
+    struct act gate, up;     /* [rows, intermediate] */
     float *u[SITES_A_LAYER]; /* [rows, ldu] scale A x of each site; without a way back one for each
                                 of those that are worked out at once */
 };
@@ -62,10 +66,11 @@ struct pass {
     struct lora_group *loras;  /* [PASS_SITES_AT_ONCE, group_count], filled anew for each site */
 
     struct layer_acts *acts;       /* [layers], or one */
-    float *hidden;                 /* [rows, hidden] after the last layer */
-    float *final;                  /* [rows, hidden] normed */
-    float *norm, *q, *k, *v, *act; /* of the layer at work */
-    float *dfinal, *dx, *dnorm, *dq, *dk, *dv, *dout, *dgate, *dup, *dact, *du; /* the way back */
+    float *hidden;                      /* [rows, hidden] after the last layer */
+    struct act final;                   /* [rows, hidden] normed */
+    struct act norm, q, k, v, act;      /* of the layer at work */
+    float *dfinal, *dx, *dnorm, *du;    /* the way back */
+    struct act dq, dk, dv, dout, dgate, dup, dact;
 };
 
 /* Activation bytes of a pass with so many rows, kv_blocks of its own and the given widest rank. */
@@ -86,7 +91,7 @@ static inline struct layer_acts *pass_acts(const struct pass *p, int layer)
 
 /* ops->project_back on this rank, and du summed over ranks before gradients are made of it where
  * outputs are cut. */
-void pass_project_back(struct engine *en, float *dx, const float *dy, const float *x, int rows,
+void pass_project_back(struct engine *en, struct act dx, struct act dy, struct act x, int rows,
                        struct projection_back *back, enum cut cut);
 
 /* The groups that carry an adapter on this site; how many. */
@@ -99,5 +104,6 @@ struct bump {
     size_t used;
 };
 float *bump_floats(struct bump *b, size_t count);
+struct act bump_act(struct bump *b, size_t count, enum ops_dtype dtype);
 
 #endif

@@ -59,7 +59,7 @@ static size_t larger(size_t a, size_t b)
 static size_t most_needed(const struct engine *en)
 {
     int context = en->mw->conf.context_max;
-    size_t full = train_bytes(en, ENGINE_PASS_ROWS, ENGINE_PASS_ROWS, ENGINE_RANK_MAX, true);
+    size_t full = train_bytes(en, en->pass_rows, en->pass_rows, ENGINE_RANK_MAX, true);
     size_t longest = train_bytes(en, context, train_blocks(context), ENGINE_RANK_MAX, true);
     return larger(larger(full, longest), sample_bytes(en));
 }

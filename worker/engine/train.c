@@ -117,7 +117,7 @@ static size_t cut(struct train_work *w)
     for (int i = 0; i < w->count; i++) {
         const struct ref *r = &w->refs[i];
         struct load more = load_with(load, r);
-        if (i == 0 || apart(r, r - 1) || more.rows > ENGINE_PASS_ROWS ||
+        if (i == 0 || apart(r, r - 1) || more.rows > w->en->pass_rows ||
             load_bytes(w->en, more, r) > w->en->scratch_bytes_max) {
             w->cuts[w->pass_count++] = i;
             more = load_with((struct load){0}, r);
