@@ -36,6 +36,10 @@
 #define OPS_RANK_MAX     128 /* widest LoRA */
 #define OPS_VOCAB_MAX    (1 << 20)
 
+/* pass_rows and logits_bytes (below) of a GPU, for who plans without one. */
+#define OPS_CUDA_PASS_ROWS    4096
+#define OPS_CUDA_LOGITS_BYTES ((size_t)320 << 20)
+
 enum ops_dtype { OPS_F32, OPS_BF16, OPS_F16 };
 
 /* A matrix in host memory, row-major without gaps, perhaps unaligned (a mapped file). */

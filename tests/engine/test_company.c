@@ -50,7 +50,7 @@ static int one_of(uint64_t *state, const int *values, int count)
 
 /* ------------------------------------------------------------------ scripts */
 
-enum move { ACT_TRAIN, ACT_FORWARD, ACT_OPTIM, ACT_SAMPLE };
+enum move { MOVE_TRAIN, MOVE_FORWARD, MOVE_OPTIM, MOVE_SAMPLE };
 
 struct event {
     enum move move;
@@ -108,16 +108,16 @@ static void draw_call(struct run *r, const struct engine *en, uint64_t *state, b
     int lengths[4] = {0}, datums = heavy ? 1 + pick(state, 3) : 1;
     for (int i = 0; i < datums; i++)
         lengths[i] = one_of(state, heavy ? of_victims : of_others, 6);
-    struct event *ev = add_event(r, pick(state, 4) ? ACT_TRAIN : ACT_FORWARD);
+    struct event *ev = add_event(r, pick(state, 4) ? MOVE_TRAIN : MOVE_FORWARD);
     enum loss_kind kind = (enum loss_kind)pick(state, LOSS_UNKNOWN);
     ev->item = make_item(en, NULL, kind, lengths, next_word(state));
-    ev->item.forward_only = ev->move == ACT_FORWARD;
+    ev->item.forward_only = ev->move == MOVE_FORWARD;
 }
 
 static void draw_sample(struct run *r, uint64_t *state, int with)
 {
     static const int prompts[] = {1, 63, 64, 65, 129};
-    struct event *ev = add_event(r, ACT_SAMPLE);
+    struct event *ev = add_event(r, MOVE_SAMPLE);
     ev->prompt = one_of(state, prompts, 5);
     ev->text = pick(state, TEXTS);
     ev->with = with;
@@ -139,7 +139,7 @@ static void draw_script(struct run *r, const struct engine *en, uint64_t seed, b
         for (int calls = 1 + (heavy ? pick(&state, 3) : 0); calls > 0; calls--)
             draw_call(r, en, &state, heavy);
         if (pick(&state, 3) == 0) draw_sample(r, &state, pick(&state, 3));
-        add_event(r, ACT_OPTIM)->adam = draw_adam(&state);
+        add_event(r, MOVE_OPTIM)->adam = draw_adam(&state);
     }
     draw_sample(r, &state, WITH_SELF); /* what it has learnt */
 }
@@ -282,7 +282,7 @@ static void start_sample(struct stage *g, struct run *r, struct event *ev)
 
 static bool is_call(const struct run *r)
 {
-    return r->next < r->count && r->events[r->next].move <= ACT_FORWARD;
+    return r->next < r->count && r->events[r->next].move <= MOVE_FORWARD;
 }
 
 static int step_samples(struct stage *g)
@@ -310,7 +310,7 @@ static void settle_own(struct stage *g, const struct run *r)
 static void act_alone(struct stage *g, struct run *r)
 {
     struct event *ev = &r->events[r->next++];
-    if (ev->move == ACT_OPTIM) {
+    if (ev->move == MOVE_OPTIM) {
         settle_own(g, r);
         note_optim(g->en, r, ev);
     } else {
@@ -325,7 +325,7 @@ static int draw_order(struct stage *g, const int *quota, int *order)
     for (int i = 0; i < g->count; i++) {
         const struct run *r = &g->runs[i];
         for (int k = 0; k < quota[i] && r->next + k < r->count; k++) {
-            if (r->events[r->next + k].move > ACT_FORWARD) break;
+            if (r->events[r->next + k].move > MOVE_FORWARD) break;
             order[n++] = i;
         }
     }
@@ -418,7 +418,7 @@ static struct run *play(const struct folder *model, const uint64_t *seeds, int c
 
 /* ------------------------------------------------------------------ comparing */
 
-static const char *const act_names[] = {"training call", "forward call", "optimizer step",
+static const char *const move_names[] = {"training call", "forward call", "optimizer step",
                                         "sample"};
 
 static void assert_same_run(const struct run *alone, const struct run *other, const char *played)
@@ -428,7 +428,7 @@ static void assert_same_run(const struct run *alone, const struct run *other, co
         if (strcmp(alone->events[i].digest, other->events[i].digest) || !*alone->events[i].digest)
             fail_msg("run %llu (rank %d): event %d (%s) has other bits when played %s",
                      (unsigned long long)alone->seed, alone->lora.rank, i,
-                     act_names[alone->events[i].move], played);
+                     move_names[alone->events[i].move], played);
 }
 
 /* The least memory that the longest datum of the widest adapter and a sampler get along with. */

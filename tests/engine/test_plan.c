@@ -425,15 +425,17 @@ static struct by_hand hand_of(const struct known *k, size_t ranks)
     b.kv_token = 2 * layers * 2 * kv;
     /* A of q, k, v, gate and up and B of o and down are whole, their partners cut */
     b.adapter = 4 * r * (layers * (5 * h + q + 2 * kv + 2 * mlp + (q + h) + (mlp + h)) + h + vocab);
-    /* what a layer keeps; then what forward and backward work in; and keys and values */
-    b.token = 4 * (layers * (2 * h + 2 * q + kv + (size_t)k->heads / ranks + 2 * mlp + 7 * r) +
-                   3 * h + q + 2 * kv + mlp + 3 * h + 2 * q + 2 * kv + 3 * mlp + r) +
-              b.kv_token;
-    /* rows of logits: 4 MiB of them in whole blocks, at least one; x and dx, u and du, lse; and two
-     * arrays of 64 times 256 cells */
-    size_t rows = ((size_t)4 << 20) / (4 * vocab) / 64 * 64;
-    if (rows < 64) rows = 64;
-    b.chunk = 4 * (rows * (2 * h + vocab + 2 * r + 1) + 2 * 64 * 256);
+    /* what a layer keeps; then what forward and backward work in; and keys and values.  Sums over
+     * layers, lse and what adapters go through are fp32, everything else bf16 */
+    b.token = layers * (4 * (2 * h + (size_t)k->heads / ranks + 7 * r) + 2 * (2 * q + kv + 2 * mlp));
+    b.token += 4 * h + 2 * (2 * h + q + 2 * kv + mlp);
+    b.token += 4 * (3 * h + r) + 2 * (2 * q + 2 * kv + 3 * mlp);
+    b.token += b.kv_token;
+    /* rows of logits: 320 MiB of them in whole blocks, 512 at most; x in bf16; dx, u and du, lse; and
+     * two arrays of 64 times 256 cells */
+    size_t rows = ((size_t)320 << 20) / (4 * vocab) / 64 * 64;
+    if (rows > 512) rows = 512;
+    b.chunk = 2 * rows * h + 4 * (rows * (h + vocab + 2 * r + 1) + 2 * 64 * 256);
     return b;
 }
 

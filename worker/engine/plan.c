@@ -75,6 +75,15 @@ static void plan_pass(const struct engine *en, int rank, struct memory_plan *p)
     if (p->scratch > en->scratch_bytes_max) p->scratch = en->scratch_bytes_max;
 }
 
+/* What kernels/cuda says of itself. */
+static void gpu_shape(struct engine *en)
+{
+    en->kv_floats /= sizeof(float) / sizeof(uint16_t);
+    en->act = en->mw->dtype;
+    en->pass_rows = OPS_CUDA_PASS_ROWS;
+    en->logits_bytes = OPS_CUDA_LOGITS_BYTES;
+}
+
 static int read_shape(struct planned *d, const struct memory_plan_conf *conf, struct err *e)
 {
     struct model_weights *mw = &d->mw;
@@ -89,7 +98,7 @@ static int read_shape(struct planned *d, const struct memory_plan_conf *conf, st
     d->en.ops = ops_cpu();
     d->gpu = conf->gpu;
     engine_shape(&d->en);
-    if (d->gpu) d->en.kv_floats /= sizeof(float) / sizeof(uint16_t);
+    if (d->gpu) gpu_shape(&d->en);
     return 0;
 }
 
