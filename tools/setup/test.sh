@@ -19,7 +19,7 @@ cuda_build() {
         return
     fi
     say "== CUDA build ($("$CUDA_HOME/bin/nvcc" --version | sed -n 's/.*release \([^,]*\),.*/\1/p'))"
-    (build cuda tinworks-engine tinworks-worker kernels-test_pool tests/gpu/all) &&
+    (export CUDAARCHS="80-real;90a-real" && build cuda tinworks-engine tinworks-worker kernels-test_pool tests/gpu/all) &&
         ctest --test-dir "$ROOT/build/cuda" --output-on-failure --no-tests=error -R '^kernels.test_pool$' ||
         FAILED+=("CUDA build")
 }
