@@ -229,7 +229,7 @@ static void launch_fails_before(struct rank *r)
 {
     if (r->number == 1) {
         emulate_fail_launch(1, ILLEGAL_ADDRESS);
-        r->ops->swiglu(r->d, r->there, r->there, r->there, 1);
+        r->ops->swiglu(r->d, act_f32(r->there), act_f32(r->there), act_f32(r->there), 1);
     }
     r->comm->all_reduce(r->end, r->there, r->count);
     r->comm->all_reduce(r->end, r->there, r->count);

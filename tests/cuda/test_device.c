@@ -132,11 +132,11 @@ static void the_first_failure_is_kept_for_good(void **state)
     const struct adam_tensor tensor = {.w = y, .grad = there, .m = y, .v = y, .count = 600};
     struct err e = {0};
     emulate_fail_launch(2, 700); /* an illegal address */
-    gpu->ops->swiglu(gpu->d, y, there, there, 600);
+    gpu->ops->swiglu(gpu->d, act_f32(y), act_f32(there), act_f32(there), 600);
     assert_int_equal(gpu->ops->sync(gpu->d, &e), 0);
-    gpu->ops->swiglu(gpu->d, y, there, there, 600);
+    gpu->ops->swiglu(gpu->d, act_f32(y), act_f32(there), act_f32(there), 600);
     assert_lost(gpu, "swiglu");
-    gpu->ops->rms_norm(gpu->d, y, there, there, 1, 600, 1e-6f);
+    gpu->ops->rms_norm(gpu->d, act_f32(y), act_f32(there), there, 1, 600, 1e-6f);
     gpu->ops->upload(gpu->d, y, x, 600 * sizeof *y);
     gpu->ops->copy(gpu->d, y, there, 600 * sizeof *y);
     gpu->ops->zero(gpu->d, y, 600 * sizeof *y);
