@@ -1,7 +1,8 @@
 /* The low-rank products on the device: against the CPU's, and that the bits of a row are its own.
  *
  * Given numbers in bf16, the device differs from the CPU only where u and du are rounded to bf16 on
- * their way on, which is wrong by 2^-8 of each at most, and in the last bits of fp32. */
+ * their way on, which is wrong by 2^-8 of each at most, in the last bits of fp32, and where what is kept
+ * in bf16 is rounded once more. */
 #include "cuda/rounded.h"
 
 #define GROUPS_MAX 300
@@ -16,23 +17,32 @@ struct part {
     const int *blocks; /* of the datum law, as in lora_group; NULL: one for each 64 rows */
 };
 
+/* In which types activations are kept.  Zero: all in fp32. */
+struct types {
+    enum ops_dtype x, y, dy, dx;
+};
+
+static const struct types some = {OPS_BF16, OPS_F32, OPS_F32, OPS_BF16}; /* as of a layer's last product */
+static const struct types narrow = {OPS_BF16, OPS_BF16, OPS_BF16, OPS_BF16};
+
 /* What goes in and what comes out, in the host's memory; gradients are those of part 0, 1, ... */
 struct world {
     int rows, in, out, ldu, count;
+    struct types t;
     const struct part *parts;
     float *x, *dy, *y, *u, *dx, *du;
     float *a[GROUPS_MAX], *b[GROUPS_MAX], *grad_a[GROUPS_MAX], *grad_b[GROUPS_MAX];
 };
 
-static struct world world_of(int rows, int in, int out, int ldu, const struct part *parts,
-                             int count, bool bf16)
+static struct world world_in(struct types t, int rows, int in, int out, int ldu,
+                             const struct part *parts, int count, bool bf16)
 {
-    struct world w = {.rows = rows, .in = in, .out = out, .ldu = ldu, .count = count};
+    struct world w = {.rows = rows, .in = in, .out = out, .ldu = ldu, .count = count, .t = t};
     assert_true(count <= GROUPS_MAX);
     float *(*make)(size_t, uint64_t) = bf16 ? numbers_bf16 : numbers;
     w.parts = parts;
     w.x = make((size_t)(rows * in), 1), w.dy = make((size_t)(rows * out), 2);
-    w.y = numbers((size_t)(rows * out), 3), w.dx = numbers((size_t)(rows * in), 4);
+    w.y = numbers_as(t.y, (size_t)(rows * out), 3), w.dx = numbers_as(t.dx, (size_t)(rows * in), 4);
     w.u = zeros((size_t)(rows * ldu)), w.du = zeros((size_t)(rows * ldu));
     for (int g = 0; g < count; g++) {
         size_t a = (size_t)(parts[g].rank * in), b = (size_t)(parts[g].rank * out);
@@ -40,6 +50,12 @@ static struct world world_of(int rows, int in, int out, int ldu, const struct pa
         w.grad_a[g] = numbers(a, 5), w.grad_b[g] = numbers(b, 6); /* something is there already */
     }
     return w;
+}
+
+static struct world world_of(int rows, int in, int out, int ldu, const struct part *parts,
+                             int count, bool bf16)
+{
+    return world_in((struct types){0}, rows, in, out, ldu, parts, count, bf16);
 }
 
 static void world_free(struct world *w)
@@ -100,17 +116,19 @@ static void run_as(const struct side *s, struct world *w, int first, int count, 
     size_t in = (size_t)(w->rows * w->in), out = (size_t)(w->rows * w->out);
     size_t low = (size_t)(w->rows * w->ldu);
     groups_up(s, w, first, count, groups, blocks);
-    float *x = up(s, w->x, in), *dy = up(s, w->dy, out), *y = up(s, w->y, out);
-    float *dx = up(s, w->dx, in), *u = up(s, w->u, low), *du = up(s, w->du, low);
+    struct act x = up_act(s, w->x, in, w->t.x), dy = up_act(s, w->dy, out, w->t.dy);
+    struct act y = up_act(s, w->y, out, w->t.y), dx = up_act(s, w->dx, in, w->t.dx);
+    float *u = up(s, w->u, low), *du = up(s, w->du, low);
     const struct projection p = {NULL, w->in, w->out, y, true, u, w->ldu, groups, count};
     struct projection_back back = {NULL,   w->in,  w->out, true, u, du,
                                    w->ldu, groups, count,  halves ? BACK_DX : BACK_WHOLE};
     s->ops->project(s->d, x, w->rows, &p, 1);
     s->ops->project_back(s->d, dx, dy, x, w->rows, &back);
     back.part = BACK_GRADS;
-    if (halves) s->ops->project_back(s->d, NULL, dy, x, w->rows, &back);
-    bring(s, w->y, y, out), bring(s, w->u, u, low), bring(s, w->dx, dx, in), bring(s, w->du, du, low);
-    drop(s, x), drop(s, dy);
+    if (halves) s->ops->project_back(s->d, act_f32(NULL), dy, x, w->rows, &back);
+    bring_act(s, w->y, y, out), bring_act(s, w->dx, dx, in);
+    bring(s, w->u, u, low), bring(s, w->du, du, low);
+    drop_act(s, x), drop_act(s, dy);
     groups_down(s, w, first, count, groups);
 }
 
@@ -146,11 +164,14 @@ static void compare_row(const struct world *got, const struct world *want, int g
     }
     for (int o = 0; o < out; o++)
         assert_near((double)got->y[r * out + o], (double)want->y[r * out + o],
-                    bound(u, 1, want->b[g] + o * rank, 1, rank, ROUNDING), "y",
-                    (size_t)(r * out + o));
+                    bound(u, 1, want->b[g] + o * rank, 1, rank, ROUNDING) +
+                        kept(got->t.y, want->y[r * out + o]),
+                    "y", (size_t)(r * out + o));
     for (int i = 0; i < in; i++)
         assert_near((double)got->dx[r * in + i], (double)want->dx[r * in + i],
-                    bound(du, 1, want->a[g] + i, in, rank, ROUNDING), "dx", (size_t)(r * in + i));
+                    bound(du, 1, want->a[g] + i, in, rank, ROUNDING) +
+                        kept(got->t.dx, want->dx[r * in + i]),
+                    "dx", (size_t)(r * in + i));
 }
 
 static void compare_gradients(const struct world *got, const struct world *want, int g)
@@ -173,7 +194,7 @@ static void compare_gradients(const struct world *got, const struct world *want,
 
 static void assert_rest(const struct world *w, int row, int rows)
 {
-    struct world fresh = world_of(w->rows, w->in, w->out, w->ldu, NULL, 0, false);
+    struct world fresh = world_in(w->t, w->rows, w->in, w->out, w->ldu, NULL, 0, false);
     size_t at = (size_t)row, n = (size_t)rows, in = (size_t)w->in, out = (size_t)w->out;
     assert_same_bits(w->y + at * out, fresh.y + at * out, n * out);
     assert_same_bits(w->dx + at * in, fresh.dx + at * in, n * in);
@@ -181,10 +202,11 @@ static void assert_rest(const struct world *w, int row, int rows)
     world_free(&fresh);
 }
 
-static void agrees(int rows, int in, int out, int ldu, const struct part *parts, int count)
+static void agrees(struct types t, int rows, int in, int out, int ldu, const struct part *parts,
+                   int count)
 {
-    struct world want = world_of(rows, in, out, ldu, parts, count, true);
-    struct world got = world_of(rows, in, out, ldu, parts, count, true);
+    struct world want = world_in(t, rows, in, out, ldu, parts, count, true);
+    struct world got = world_in(t, rows, in, out, ldu, parts, count, true);
     struct side cpu = side_open(ops_cpu()), cuda = side_open(twin());
     run(&cpu, &want, 0, count);
     run(&cuda, &got, 0, count);
@@ -208,11 +230,13 @@ static void both_ways_agree_with_the_definition(void **state)
         {5, 130, 3, 1, odd_blocks}, {135, 1, 128, 2, NULL}, {136, 63, 8, 3, NULL},
         {199, 2, 1, 4, NULL},       {201, 65, 32, 5, NULL}, {266, 3, 100, 6, NULL}};
     static const struct part few[] = {{1, 1, 17, 1, NULL}, {2, 66, 64, 2, NULL}};
-    agrees(272, 37, 51, 130, many, 6);
-    agrees(70, 128, 64, 64, few, 2);
-    agrees(70, 100, 130, 67, few, 2);
-    agrees(70, 1100, 30, 64, few, 2); /* three pieces of k, the way there ... */
-    agrees(70, 20, 1028, 64, few, 2); /* ... and the way back */
+    static const struct types wide;
+    agrees(wide, 272, 37, 51, 130, many, 6);
+    agrees(narrow, 272, 37, 51, 130, many, 6);
+    agrees(narrow, 70, 128, 64, 64, few, 2);
+    agrees(wide, 70, 100, 130, 67, few, 2);
+    agrees(narrow, 70, 1100, 30, 64, few, 2); /* three pieces of k, the way there ... */
+    agrees(wide, 70, 20, 1028, 64, few, 2);   /* ... and the way back */
 }
 
 /* ------------------------------------------------------------------ bits */
@@ -233,13 +257,13 @@ static void assert_gradients(const struct world *a, int g, const struct world *b
     assert_same_bits(a->grad_b[g], b->grad_b[h], (size_t)(rank * a->out));
 }
 
-static void a_group_alone_has_the_bits_it_has_in_company(void **state)
+static void group_alone(struct types t)
 {
     static const struct part parts[] = {
         {2, 70, 5, 1, NULL}, {72, 1, 33, 2, NULL}, {73, 64, 8, 3, NULL}, {140, 5, 72, 4, NULL}};
     struct side s = side_open(twin());
-    struct world all = world_of(150, 516, 67, 73, parts, 4, false);
-    struct world one = world_of(150, 516, 67, 73, parts, 4, false);
+    struct world all = world_in(t, 150, 516, 67, 73, parts, 4, false);
+    struct world one = world_in(t, 150, 516, 67, 73, parts, 4, false);
     run(&s, &all, 0, 4);
     for (int g = 3; g >= 0; g--)
         run(&s, &one, g, 1);
@@ -250,21 +274,62 @@ static void a_group_alone_has_the_bits_it_has_in_company(void **state)
     side_close(&s);
 }
 
+static void a_group_alone_has_the_bits_it_has_in_company(void **state)
+{
+    group_alone(some);
+}
+
 /* One adapter's rows as one group, and each as a group of its own: so many that all pieces of k are
  * walked by one CUDA block, where the one group has its pieces worked out apart. */
-static void a_row_has_its_bits_however_rows_are_grouped(void **state)
+static void rows_grouped(struct types t)
 {
     static const struct part whole = {0, 260, 7, 1, NULL};
     static struct part each[260];
     for (int r = 0; r < 260; r++)
         each[r] = (struct part){r, 1, 7, 1, NULL};
     struct side s = side_open(twin());
-    struct world one = world_of(260, 514, 516, 8, &whole, 1, false);
-    struct world apart = world_of(260, 514, 516, 8, each, 260, false);
+    struct world one = world_in(t, 260, 514, 516, 8, &whole, 1, false);
+    struct world apart = world_in(t, 260, 514, 516, 8, each, 260, false);
     run(&s, &one, 0, 1);
     run(&s, &apart, 0, 260);
     assert_worlds(&one, &apart);
     world_free(&one), world_free(&apart);
+    side_close(&s);
+}
+
+static void a_row_has_its_bits_however_rows_are_grouped(void **state)
+{
+    rows_grouped(some);
+}
+
+/* What is kept in bf16 is what it would be in fp32, rounded, from the same numbers. */
+static void types_of_activations_round_and_change_nothing_else(void **state)
+{
+    static const struct part parts[] = {{1, 18, 7, 1, NULL}, {19, 1, 33, 2, NULL}};
+    static const struct types types[] = {{OPS_BF16, OPS_BF16, OPS_BF16, OPS_BF16},
+                                         {OPS_BF16, OPS_BF16, OPS_BF16, OPS_F32},
+                                         {OPS_BF16, OPS_F32, OPS_F32, OPS_BF16},
+                                         {OPS_F32, OPS_BF16, OPS_BF16, OPS_BF16}};
+    static const int shapes[][2] = {{70, 30}, {516, 67}, {37, 520}}; /* in, out */
+    enum { ROWS = 21 };
+    struct side s = side_open(twin());
+    for (int k = 0; k < 3; k++)
+        for (int t = 0; t < 4; t++) {
+            int in = shapes[k][0], out = shapes[k][1];
+            struct world got = world_in(types[t], ROWS, in, out, 33, parts, 2, true);
+            struct world want = world_in(types[t], ROWS, in, out, 33, parts, 2, true);
+            want.t = (struct types){0};
+            run(&s, &got, 0, 2);
+            run(&s, &want, 0, 2);
+            for (int i = 0; types[t].y == OPS_BF16 && i < ROWS * out; i++)
+                want.y[i] = as_bf16(want.y[i]);
+            for (int i = 0; types[t].dx == OPS_BF16 && i < ROWS * in; i++)
+                want.dx[i] = as_bf16(want.dx[i]);
+            assert_worlds(&got, &want);
+            for (int g = 0; g < 2; g++)
+                assert_gradients(&got, g, &want, g);
+            world_free(&got), world_free(&want);
+        }
     side_close(&s);
 }
 
@@ -314,14 +379,14 @@ static void numbers_are_rounded_to_bf16_first(void **state)
 
 /* Two projections of the same rows, over frozen weights, and the way back of one: as the frozen
  * products and then the low-rank ones by themselves.  The gradients do not need dx. */
-static void projections_together_are_the_sum_of_their_parts(void **state)
+static void projections_together(struct types t)
 {
     static const struct part parts[] = {{3, 66, 6, 1, NULL}};
     enum { ROWS = 70, IN = 40, OUT = 52, LDU = 6 };
     struct side s = side_open(twin());
     struct err e = {0};
-    struct world w = world_of(ROWS, IN, OUT, LDU, parts, 1, false);
-    struct world want = world_of(ROWS, IN, OUT, LDU, parts, 1, false);
+    struct world w = world_in(t, ROWS, IN, OUT, LDU, parts, 1, false);
+    struct world want = world_in(t, ROWS, IN, OUT, LDU, parts, 1, false);
     struct lora_group group;
     int blocks[4];
     float *frozen = numbers(OUT * IN, 9);
@@ -330,36 +395,38 @@ static void projections_together_are_the_sum_of_their_parts(void **state)
     struct packed *back = s.ops->pack(s.d, &m, OPS_BF16, true, &e);
     assert_true(ahead && back);
     groups_up(&s, &w, 0, 1, &group, blocks);
-    float *x = up(&s, w.x, ROWS * IN), *dy = up(&s, w.dy, ROWS * OUT);
-    float *y[2], *u[2], *dx = up(&s, w.dx, ROWS * IN), *du = up(&s, w.du, ROWS * LDU);
+    struct act x = up_act(&s, w.x, ROWS * IN, t.x), dy = up_act(&s, w.dy, ROWS * OUT, t.dy);
+    struct act y[2], dx = up_act(&s, w.dx, ROWS * IN, t.dx);
+    float *u[2], *du = up(&s, w.du, ROWS * LDU);
     struct projection p[2];
     for (int i = 0; i < 2; i++) {
-        y[i] = up(&s, w.y, ROWS * OUT), u[i] = up(&s, w.u, ROWS * LDU);
+        y[i] = up_act(&s, w.y, ROWS * OUT, t.y), u[i] = up(&s, w.u, ROWS * LDU);
         p[i] = (struct projection){ahead, IN, OUT, y[i], i == 1, u[i], LDU, &group, 1};
     }
     s.ops->project(s.d, x, ROWS, p, 2);
     struct projection_back b = {back, IN, OUT, true, u[0], du, LDU, &group, 1, BACK_WHOLE};
     s.ops->project_back(s.d, dx, dy, x, ROWS, &b);
-    bring(&s, w.dx, dx, ROWS * IN), bring(&s, w.du, du, ROWS * LDU);
+    bring_act(&s, w.dx, dx, ROWS * IN), bring(&s, w.du, du, ROWS * LDU);
     groups_down(&s, &w, 0, 1, &group);
 
-    float *plain = up(&s, want.dx, ROWS * IN), *got = zeros(ROWS * OUT);
+    struct act plain = up_act(&s, want.dx, ROWS * IN, t.dx);
+    float *got = zeros(ROWS * OUT);
     s.ops->gemm(s.d, plain, dy, ROWS, back, true);
-    bring(&s, want.dx, plain, ROWS * IN);
+    bring_act(&s, want.dx, plain, ROWS * IN);
     for (int i = 0; i < 2; i++) {
         float *before = numbers(ROWS * OUT, 3);
-        plain = up(&s, before, ROWS * OUT);
+        plain = up_act(&s, before, ROWS * OUT, t.y);
         s.ops->gemm(s.d, plain, x, ROWS, ahead, i == 1);
-        bring(&s, want.y, plain, ROWS * OUT);
+        bring_act(&s, want.y, plain, ROWS * OUT);
         if (i == 1) run(&s, &want, 0, 1); /* all of it, to compare the way back too */
         else {
-            struct world again = world_of(ROWS, IN, OUT, LDU, parts, 1, false);
+            struct world again = world_in(t, ROWS, IN, OUT, LDU, parts, 1, false);
             memcpy(again.y, want.y, ROWS * OUT * sizeof(float));
             run(&s, &again, 0, 1);
             memcpy(want.y, again.y, ROWS * OUT * sizeof(float));
             world_free(&again);
         }
-        bring(&s, got, y[i], ROWS * OUT);
+        bring_act(&s, got, y[i], ROWS * OUT);
         assert_same_bits(got, want.y, ROWS * OUT);
         bring(&s, w.u, u[i], ROWS * LDU);
         free(before);
@@ -368,11 +435,18 @@ static void projections_together_are_the_sum_of_their_parts(void **state)
     assert_same_bits(w.du, want.du, ROWS * LDU);
     assert_same_bits(w.dx, want.dx, ROWS * IN);
     assert_gradients(&w, 0, &want, 0);
-    drop(&s, x), drop(&s, dy);
+    drop_act(&s, x), drop_act(&s, dy);
     s.ops->packed_free(s.d, ahead), s.ops->packed_free(s.d, back);
     free(frozen), free(got);
     world_free(&w), world_free(&want);
     side_close(&s);
+}
+
+static void projections_together_are_the_sum_of_their_parts(void **state)
+{
+    projections_together((struct types){0});
+    projections_together(narrow);
+    projections_together((struct types){OPS_BF16, OPS_F32, OPS_BF16, OPS_F32});
 }
 
 /* The engine's first layer wants no dx: the gradients and du are the same without. */
@@ -389,7 +463,7 @@ static void gradients_do_not_need_dx(void **state)
     float *x = up(&s, w.x, 65 * 70), *dy = up(&s, w.dy, 65 * 30), *u = up(&s, want.u, 65 * 6);
     float *du = up(&s, w.du, 65 * 6);
     struct projection_back b = {NULL, 70, 30, true, u, du, 6, &group, 1, BACK_WHOLE};
-    s.ops->project_back(s.d, NULL, dy, x, 65, &b);
+    s.ops->project_back(s.d, act_f32(NULL), act_f32(dy), act_f32(x), 65, &b);
     bring(&s, w.du, du, 65 * 6);
     groups_down(&s, &w, 0, 1, &group);
     assert_same_bits(w.du, want.du, 65 * 6);
@@ -399,12 +473,12 @@ static void gradients_do_not_need_dx(void **state)
     side_close(&s);
 }
 
-static void the_halves_have_the_bits_of_the_whole(void **state)
+static void halves_and_whole(struct types t)
 {
     static const struct part parts[] = {{0, 65, 6, 1, NULL}, {66, 3, 33, 2, NULL}};
     struct side s = side_open(twin());
-    struct world whole = world_of(70, 70, 130, 33, parts, 2, false);
-    struct world halves = world_of(70, 70, 130, 33, parts, 2, false);
+    struct world whole = world_in(t, 70, 70, 130, 33, parts, 2, false);
+    struct world halves = world_in(t, 70, 70, 130, 33, parts, 2, false);
     run(&s, &whole, 0, 2);
     run_as(&s, &halves, 0, 2, true);
     assert_worlds(&whole, &halves);
@@ -414,12 +488,18 @@ static void the_halves_have_the_bits_of_the_whole(void **state)
     side_close(&s);
 }
 
+static void the_halves_have_the_bits_of_the_whole(void **state)
+{
+    halves_and_whole(some);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_ways_agree_with_the_definition),
         cmocka_unit_test(a_group_alone_has_the_bits_it_has_in_company),
         cmocka_unit_test(a_row_has_its_bits_however_rows_are_grouped),
+        cmocka_unit_test(types_of_activations_round_and_change_nothing_else),
         cmocka_unit_test(a_gradient_is_summed_block_by_block),
         cmocka_unit_test(numbers_are_rounded_to_bf16_first),
         cmocka_unit_test(projections_together_are_the_sum_of_their_parts),
