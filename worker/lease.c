@@ -154,14 +154,15 @@ static int take(struct lease *l, struct err *e)
 }
 
 /* One round.  The lease counts from when the renewal was sent, so the database's clock does not
- * matter. */
+ * matter.  Who has lost a shard is about to leave and takes none: it would keep its successor, which
+ * may be late with a renewal itself, from going on. */
 static void round_once(struct lease *l)
 {
     struct err e = {0};
     int64_t sent = clock_mono_ms();
     if (renew(l, &e) == 0) {
         atomic_store(&l->good_ms, sent);
-        if (take(l, &e) == 0) {
+        if (lease_lost(l) || take(l, &e) == 0) {
             atomic_store(&l->started, true);
             return;
         }

@@ -112,6 +112,28 @@ def test_Z1_a_zombie_does_not_sweep_away_what_its_successor_is_writing(duel):
     duel.end().check()
 
 
+def test_Z1_a_zombie_takes_nothing_on_its_way_out(duel, untroubled):
+    """Its successor stood still too, so that nobody's lease lasts when it wakes, as after a halt of the whole machine."""
+    model, zombie, world = duel.model(), duel.owner, duel.world
+    zombie.arm("wk.mid_batch", "stop", nth=3, match=model.id)
+    jobs = teach(model, range(3))
+    zombie.wait_frozen()
+    successor = duel.successor()
+    [model.raw.result(job) for job in jobs]
+    successor.freeze()
+    wait_for(lambda: not world.sql("select 1 from shards where lease_until > clock_timestamp()"), "all leases to end")
+    epochs = world.epochs()
+    zombie.thaw()
+    duel.expect_exit(zombie)
+    assert world.epochs() == epochs
+    successor.thaw()
+    jobs += teach(model, range(3, 4))
+    assert [model.raw.result(job) for job in jobs] == untroubled(0, 1, 2, 3)[0]
+    assert successor.alive()
+    duel.end().check()
+    assert last_state(world, model.id) == untroubled(0, 1, 2, 3)[1]
+
+
 def two_orders(duel, decide_first):
     """A zombie that was stopped between its lease check and its send.  Its record lands between the successor's barrier and the
     successor's own record (decide_first "zombie"), or after both."""
