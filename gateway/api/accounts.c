@@ -19,6 +19,7 @@
 
 struct accounts {
     struct secret secret;
+    int64_t key_good_ms;
     struct cache *keys;    /* HMAC in hex, or "id:" and a token's key's id -> struct known_key */
     struct cache *credits; /* account -> bool */
     struct tries *tries;   /* failed ones, by "address:" and by "key:" and the id that was named */
@@ -31,7 +32,8 @@ struct known_key {
     struct quota_limits limits; /* the account's own */
 };
 
-struct accounts *accounts_create(const struct secret *secret, int attempts_max, struct err *e)
+struct accounts *accounts_create(const struct secret *secret, int attempts_max, int64_t key_good_ms,
+                                 struct err *e)
 {
     struct accounts *a = calloc(1, sizeof *a);
     if (!a) {
@@ -39,6 +41,7 @@ struct accounts *accounts_create(const struct secret *secret, int attempts_max, 
         return NULL;
     }
     a->secret = *secret;
+    a->key_good_ms = key_good_ms;
     a->keys = cache_create(ACCOUNTS_CACHED_MAX, sizeof(struct known_key), e);
     if (a->keys) a->credits = cache_create(ACCOUNTS_CACHED_MAX, sizeof(bool), e);
     if (a->credits)
@@ -217,7 +220,7 @@ static enum step find_key(struct accounts *a, struct call *c, const struct quest
     struct err e = {0};
     memset(k, 0, sizeof *k);
     bool known = cache_get(a->keys, q->cached, k, &put_ms);
-    if (known && now - put_ms <= (k->good ? KEY_GOOD_MS : KEY_BAD_MS)) return STEP_ON;
+    if (known && now - put_ms <= (k->good ? a->key_good_ms : KEY_BAD_MS)) return STEP_ON;
     bool was_good = known && k->good, signed_by_us = !q->key;
     struct suspects s = suspects_of(c, q->key);
     int64_t for_ms = was_good || signed_by_us ? 0 : wait_ms(a, &s, now);

@@ -2,7 +2,7 @@
  *
  * A key tml-<id>-<secret> is known by HMAC-SHA-256(server secret, whole key) in api_keys; a token
  * (token.h) by its signature and the key that it was given for.  Answers are kept for a short while
- * (KEY_GOOD_MS bounds how long a revoked key and its tokens work, and after how long a disabled
+ * (key_good_ms bounds how long a revoked key and its tokens work, and after how long a disabled
  * account or a new limit is noticed); while Postgres cannot be asked, a key or a credit that was
  * good before stays good.
  *
@@ -14,13 +14,13 @@
 
 #include "api/gateway.h"
 
-#define KEY_GOOD_MS         30000
 #define KEY_BAD_MS          5000
 #define CREDIT_MS           2000
 #define ATTEMPTS_WINDOW_MS  60000
 #define ACCOUNTS_CACHED_MAX 16384
 
-struct accounts *accounts_create(const struct secret *secret, int attempts_max, struct err *e);
+struct accounts *accounts_create(const struct secret *secret, int attempts_max, int64_t key_good_ms,
+                                 struct err *e);
 void accounts_free(struct accounts *a);
 
 /* Fills what c knows of the caller; on STEP_WORKER that is what was known last, account "" if

@@ -14,7 +14,7 @@ struct gateway_conf {
     int64_t idle_s, head_s, body_s;
     int64_t poll_hold_ms, queue_bytes_max, ack_ms, future_ttl_s;
     int64_t token_s, url_s;
-    int64_t attempts_max;
+    int64_t attempts_max, key_good_ms;
     struct quota_limits limits; /* of an account that has none of its own */
     bool tokens, session_polls, log_requests, zstd;
 };

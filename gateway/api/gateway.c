@@ -78,7 +78,7 @@ int gateway_open(struct gateway *g, const struct gateway_conf *conf, struct err 
     if (bus_security_read(conf->kafka_config, e) < 0) return -1;
     if (secret_read(&g->secret, conf->secret_file, e) < 0) return -1;
     if (!(g->runs = owner_runs_create(e)) || !(g->samplers = owner_samplers_create(e))) return -1;
-    g->accounts = accounts_create(&g->secret, (int)conf->attempts_max, e);
+    g->accounts = accounts_create(&g->secret, (int)conf->attempts_max, conf->key_good_ms, e);
     if (!g->accounts || !(g->touched = touched_create(e))) return -1;
     if (!(g->quota = quota_create(e)) || !(g->flight = flight_create(e))) return -1;
     if (!(g->db = db_create(conf->postgres, "tinworks-gateway", e))) return -1;
