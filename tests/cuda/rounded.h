@@ -61,7 +61,7 @@ static inline void fill_act(const struct side *s, struct act a, const float *x, 
 {
     uint16_t *half = malloc(n * sizeof *half + 1);
     assert_non_null(half);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; a.dtype == OPS_BF16 && i < n; i++) {
         float f = as_bf16(x[i]);
         memcpy(&half[i], (char *)&f + 2, sizeof *half);
     }

@@ -2,7 +2,9 @@
  *
  * Most numbers given to both are in bf16 already, so that they disagree only where the device rounds
  * weights (P, dS) to bf16, which is wrong by 2^-8 of each at most, and in the last bits of fp32.  So
- * what each result may differ by is that part of the sum of its terms' magnitudes, and no more. */
+ * what each result may differ by is that part of the sum of its terms' magnitudes, and no more.
+ *
+ * Where activations are kept in bf16, results are bit for bit those of fp32, rounded. */
 #include "cuda/rounded.h"
 
 #define PACK_MAX   6
@@ -39,6 +41,7 @@ static void cache_clear(struct cache *c, const struct side *s)
 /* Numbers of a pack, and what was made of them, in the host's memory. */
 struct pack {
     struct attn_shape s;
+    enum ops_dtype type; /* of activations on the device */
     int rows;
     float *q, *k, *v, *dout, *o, *lse, *dq, *dk, *dv;
 };
@@ -53,15 +56,20 @@ static size_t k_floats(const struct pack *p)
     return (size_t)(p->s.kv_heads * p->s.head_dim);
 }
 
-static struct pack pack_of(const struct attn_shape *s, int rows, bool bf16)
+static struct pack pack_in(enum ops_dtype type, const struct attn_shape *s, int rows, bool bf16)
 {
     float *(*make)(size_t, uint64_t) = bf16 ? numbers_bf16 : numbers;
-    struct pack p = {.s = *s, .rows = rows};
+    struct pack p = {.s = *s, .rows = rows, .type = type};
     size_t q = (size_t)rows * q_floats(&p), k = (size_t)rows * k_floats(&p);
     p.q = make(q, 1), p.k = make(k, 2), p.v = make(k, 3), p.dout = make(q, 4);
     p.o = zeros(q), p.lse = zeros((size_t)(rows * s->heads));
     p.dq = zeros(q), p.dk = zeros(k), p.dv = zeros(k);
     return p;
+}
+
+static struct pack pack_of(const struct attn_shape *s, int rows, bool bf16)
+{
+    return pack_in(OPS_F32, s, rows, bf16);
 }
 
 static void pack_free(struct pack *p)
@@ -82,9 +90,10 @@ static void write_part(const struct side *s, const struct pack *p, const struct 
 {
     const struct kv_seg g = {.rows = part->rows, .start = part->start, .blocks = part->cache->blocks};
     size_t k = k_floats(p), at = (size_t)part->row, n = (size_t)part->rows;
-    float *dev_k = up(s, p->k + at * k, n * k), *dev_v = up(s, p->v + at * k, n * k);
+    struct act dev_k = up_act(s, p->k + at * k, n * k, p->type);
+    struct act dev_v = up_act(s, p->v + at * k, n * k, p->type);
     s->ops->kv_write(s->d, dev_k, dev_v, &g, 1, &p->s);
-    drop(s, dev_k), drop(s, dev_v);
+    drop_act(s, dev_k), drop_act(s, dev_v);
 }
 
 /* Writes and attends; the pack's rows lie on the device from first on, as many as parts need. */
@@ -100,14 +109,15 @@ static void attend(const struct side *s, struct pack *p, const struct part *part
         rows = segs[i].row + segs[i].rows;
     }
     size_t q = q_floats(p), k = k_floats(p), at = (size_t)first, n = (size_t)rows;
-    float *dev_q = up(s, p->q + at * q, n * q), *dev_k = up(s, p->k + at * k, n * k);
-    float *dev_v = up(s, p->v + at * k, n * k), *dev_o = room(s, n * q);
+    struct act dev_q = up_act(s, p->q + at * q, n * q, p->type);
+    struct act dev_k = up_act(s, p->k + at * k, n * k, p->type);
+    struct act dev_v = up_act(s, p->v + at * k, n * k, p->type), dev_o = room_act(s, n * q, p->type);
     float *dev_lse = room(s, n * (size_t)p->s.heads);
     s->ops->kv_write(s->d, dev_k, dev_v, segs, count, &p->s);
     s->ops->attention(s->d, dev_o, dev_lse, dev_q, segs, count, &p->s);
-    bring(s, p->o + at * q, dev_o, n * q);
+    bring_act(s, p->o + at * q, dev_o, n * q);
     bring(s, p->lse + at * (size_t)p->s.heads, dev_lse, n * (size_t)p->s.heads);
-    drop(s, dev_q), drop(s, dev_k), drop(s, dev_v);
+    drop_act(s, dev_q), drop_act(s, dev_k), drop_act(s, dev_v);
 }
 
 /* The way back from the pack's o and lse, whoever made them. */
@@ -118,12 +128,13 @@ static void attend_back(const struct side *s, struct pack *p, const struct part 
         segs[i] = (struct kv_seg){
             .row = parts[i].row, .rows = parts[i].rows, .blocks = parts[i].cache->blocks};
     size_t q = (size_t)p->rows * q_floats(p), k = (size_t)p->rows * k_floats(p);
-    float *dev_q = up(s, p->q, q), *dev_o = up(s, p->o, q), *dev_dout = up(s, p->dout, q);
+    struct act dev_q = up_act(s, p->q, q, p->type), dev_o = up_act(s, p->o, q, p->type);
+    struct act dev_dout = up_act(s, p->dout, q, p->type), dq = up_act(s, p->dq, q, p->type);
+    struct act dk = up_act(s, p->dk, k, p->type), dv = up_act(s, p->dv, k, p->type);
     float *dev_lse = up(s, p->lse, (size_t)(p->rows * p->s.heads));
-    float *dq = up(s, p->dq, q), *dk = up(s, p->dk, k), *dv = up(s, p->dv, k);
     s->ops->attention_back(s->d, dq, dk, dv, dev_dout, dev_o, dev_lse, dev_q, segs, count, &p->s);
-    bring(s, p->dq, dq, q), bring(s, p->dk, dk, k), bring(s, p->dv, dv, k);
-    drop(s, dev_q), drop(s, dev_o), drop(s, dev_dout), drop(s, dev_lse);
+    bring_act(s, p->dq, dq, q), bring_act(s, p->dk, dk, k), bring_act(s, p->dv, dv, k);
+    drop_act(s, dev_q), drop_act(s, dev_o), drop_act(s, dev_dout), drop(s, dev_lse);
 }
 
 /* ------------------------------------------------------------------ against the definition */
@@ -165,10 +176,10 @@ static void pair_bounds(struct bounds *b, const struct pack *want, int head, int
 }
 
 static void compare(const float *got, const float *want, const double *bound, size_t n,
-                    const char *what)
+                    enum ops_dtype type, const char *what)
 {
     for (size_t i = 0; i < n; i++)
-        assert_near((double)got[i], (double)want[i], bound[i] + 4e-6, what, i);
+        assert_near((double)got[i], (double)want[i], bound[i] + 4e-6 + kept(type, want[i]), what, i);
 }
 
 static double *doubles(size_t n)
@@ -190,10 +201,10 @@ static void compare_packs(const struct pack *got, const struct pack *want, const
                     pair_bounds(&b, want, h, parts[i].row + r, parts[i].row + j);
     for (size_t i = 0; i < (size_t)(got->rows * got->s.heads); i++)
         assert_near((double)got->lse[i], (double)want->lse[i], 1e-5, "lse", i);
-    compare(got->o, want->o, b.o, q, "o");
-    compare(got->dq, want->dq, b.dq, q, "dq");
-    compare(got->dk, want->dk, b.dk, k, "dk");
-    compare(got->dv, want->dv, b.dv, k, "dv");
+    compare(got->o, want->o, b.o, q, got->type, "o");
+    compare(got->dq, want->dq, b.dq, q, got->type, "dq");
+    compare(got->dk, want->dk, b.dk, k, got->type, "dk");
+    compare(got->dv, want->dv, b.dv, k, got->type, "dv");
     free(b.o), free(b.dq), free(b.dk), free(b.dv);
 }
 
@@ -234,17 +245,26 @@ static void both_ways(const struct ops *ops, struct pack *p, const struct pack *
     side_close(&s);
 }
 
-static void agrees(const struct attn_shape *shape, const int *lengths)
+static void agrees_in(enum ops_dtype type, const struct attn_shape *shape, const int *lengths)
 {
     struct part parts[PACK_MAX];
     int rows = 0, count = count_of(lengths);
     for (int i = 0; i < count; rows += lengths[i++])
         parts[i] = (struct part){NULL, rows, lengths[i], 0};
-    struct pack want = pack_of(shape, rows, true), got = pack_of(shape, rows, true);
-    both_ways(ops_cpu(), &want, &want, lengths);
-    both_ways(twin(), &got, &want, lengths);
+    struct pack want = pack_in(type, shape, rows, true), got = pack_in(type, shape, rows, true);
+    struct pack given = pack_in(type, shape, rows, true);
+    both_ways(ops_cpu(), &given, &given, lengths);
+    for (size_t i = 0; type == OPS_BF16 && i < (size_t)rows * q_floats(&given); i++)
+        given.o[i] = as_bf16(given.o[i]);
+    both_ways(ops_cpu(), &want, &given, lengths);
+    both_ways(twin(), &got, &given, lengths);
     compare_packs(&got, &want, parts, count);
-    pack_free(&got), pack_free(&want);
+    pack_free(&got), pack_free(&want), pack_free(&given);
+}
+
+static void agrees(const struct attn_shape *shape, const int *lengths)
+{
+    agrees_in(OPS_F32, shape, lengths);
 }
 
 static void both_ways_agree_with_the_definition(void **state)
@@ -259,15 +279,51 @@ static void both_ways_agree_with_the_definition(void **state)
     agrees(&(struct attn_shape){8, 1, 2}, two);
     agrees(&(struct attn_shape){2, 1, 256}, two);
     agrees(&(struct attn_shape){1, 1, 200}, two);
+    agrees_in(OPS_BF16, &(struct attn_shape){2, 1, 64}, some);
+    agrees_in(OPS_BF16, &(struct attn_shape){6, 2, 10}, some);
+    agrees_in(OPS_BF16, &(struct attn_shape){2, 1, 256}, two);
 }
-
-/* ------------------------------------------------------------------ bits */
 
 static void assert_rows(const struct pack *a, const struct pack *b, int row, int rows)
 {
     size_t q = q_floats(a), heads = (size_t)a->s.heads, at = (size_t)row, n = (size_t)rows;
     assert_same_bits(a->o + at * q, b->o + at * q, n * q);
     assert_same_bits(a->lse + at * heads, b->lse + at * heads, n * heads);
+}
+
+static void round_all(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = as_bf16(x[i]);
+}
+
+/* Widths whose rows can be copied 16 bytes at a time, and others. */
+static void activations_in_bf16_are_those_of_fp32_rounded(void **state)
+{
+    static const struct attn_shape shapes[] = {{4, 2, 16}, {3, 3, 33}, {6, 2, 10}, {2, 1, 64},
+                                               {1, 1, 80}, {1, 1, 128}, {1, 1, 200}};
+    static const int lengths[] = {3, 66, 0};
+    for (int i = 0; i < 7; i++) {
+        struct pack want = pack_of(&shapes[i], 69, true), given = pack_of(&shapes[i], 69, true);
+        struct pack got = pack_in(OPS_BF16, &shapes[i], 69, true);
+        size_t q = 69 * q_floats(&want), k = 69 * k_floats(&want);
+        round_all(memcpy(given.o, given.dout, q * sizeof *given.o), q); /* any will do */
+        both_ways(twin(), &want, &given, lengths);
+        both_ways(twin(), &got, &given, lengths);
+        round_all(want.o, q), round_all(want.dq, q), round_all(want.dk, k), round_all(want.dv, k);
+        assert_rows(&got, &want, 0, 69);
+        assert_same_bits(got.dq, want.dq, q);
+        assert_same_bits(got.dk, want.dk, k);
+        assert_same_bits(got.dv, want.dv, k);
+        pack_free(&want), pack_free(&got), pack_free(&given);
+    }
+}
+
+/* ------------------------------------------------------------------ bits */
+
+static enum ops_dtype in_turn(int i)
+{
+    return i % 2 ? OPS_BF16 : OPS_F32;
 }
 
 /* The sequence in pieces that begin at cuts[0] = 0, cuts[1] ..., the last ending with the pack. */
@@ -301,9 +357,9 @@ static void decoding_has_the_bits_of_one_prefill(void **state)
     static const int rows[] = {0, 1, 62, 63, 64, 65, 127, 128, 138};
     for (int i = 0; i < 5; i++) {
         struct side s = side_open(twin());
-        struct pack whole = pack_of(&shapes[i], 139, false);
-        struct pack pieces = pack_of(&shapes[i], 139, false);
-        struct pack alone = pack_of(&shapes[i], 139, false);
+        struct pack whole = pack_in(in_turn(i), &shapes[i], 139, false);
+        struct pack pieces = pack_in(in_turn(i), &shapes[i], 139, false);
+        struct pack alone = pack_in(in_turn(i), &shapes[i], 139, false);
         in_pieces(&s, &whole, (int[]){0}, 1);
         in_pieces(&s, &pieces, cuts, 7);
         rows_alone(&s, &alone, rows, 9);
@@ -324,7 +380,8 @@ static void a_long_sequence_decodes_with_the_same_bits(void **state)
     static const int rows[] = {191, 192, 255, 256, 257, 320, 384, 447, 448, 510, 511, 512, 513};
     for (int i = 0; i < 2; i++) {
         struct side s = side_open(twin());
-        struct pack whole = pack_of(&shapes[i], 514, false), alone = pack_of(&shapes[i], 514, false);
+        struct pack whole = pack_in(in_turn(i), &shapes[i], 514, false);
+        struct pack alone = pack_in(in_turn(i), &shapes[i], 514, false);
         in_pieces(&s, &whole, (int[]){0}, 1);
         rows_alone(&s, &alone, rows, 13);
         for (int r = 0; r < 13; r++)
@@ -351,7 +408,8 @@ static void a_sequence_alone_has_the_bits_it_has_in_company(void **state)
         struct cache caches[PACK_MAX];
         struct part parts[PACK_MAX];
         int rows = lay(parts, caches, &s, &shapes[i], lengths, 0);
-        struct pack all = pack_of(&shapes[i], rows, false), one = pack_of(&shapes[i], rows, false);
+        struct pack all = pack_in(in_turn(i), &shapes[i], rows, false);
+        struct pack one = pack_in(in_turn(i), &shapes[i], rows, false);
         attend(&s, &all, parts, 5);
         attend_back(&s, &all, parts, 5);
         for (int j = 4; j >= 0; j--) {
@@ -404,7 +462,7 @@ static void what_lies_behind_a_sequence_is_not_seen(void **state)
         struct cache caches[PACK_MAX];
         struct part parts[PACK_MAX];
         lay(parts, caches, &s, &shape, lengths, dirty ? NAN : 0);
-        packs[dirty] = pack_of(&shape, 73, false);
+        packs[dirty] = pack_in(OPS_BF16, &shape, 73, false);
         attend(&s, &packs[dirty], parts, 2);
         attend_back(&s, &packs[dirty], parts, 2);
         attend(&s, &packs[dirty], &(struct part){&caches[0], 69, 1, 69}, 1);
@@ -422,6 +480,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(both_ways_agree_with_the_definition),
+        cmocka_unit_test(activations_in_bf16_are_those_of_fp32_rounded),
         cmocka_unit_test(decoding_has_the_bits_of_one_prefill),
         cmocka_unit_test(a_long_sequence_decodes_with_the_same_bits),
         cmocka_unit_test(a_sequence_alone_has_the_bits_it_has_in_company),

@@ -33,7 +33,8 @@ struct model {
     struct packed *w[LAYERS][SITES];
     float *a[ADAPTERS][SITES], *b[ADAPTERS][SITES]; /* the layers share them */
     float *memory, *blocks[ROWS][BLOCKS];
-    float *x, *norm, *q, *k, *v, *o, *lse, *mid, *gate, *up, *act, *final, *u[3];
+    float *x, *lse, *mid, *u[3];
+    struct act norm, q, k, v, o, gate, up, act, final; /* of the type that the device prefers */
 };
 
 static struct packed *pack(const struct side *s, int out, int in, uint64_t seed)
@@ -65,10 +66,15 @@ static void fill_blocks(struct model *m)
             m->blocks[i][b] = m->memory + floats * LAYERS * (size_t)(i * BLOCKS + b);
         for (size_t l = 0; l < LAYERS; l++) {
             struct kv_seg all = {.rows = CONTEXT, .blocks = m->blocks[i], .layer_offset = l * floats};
-            m->s.ops->kv_write(m->s.d, k, v, &all, 1, &shape);
+            m->s.ops->kv_write(m->s.d, act_f32(k), act_f32(v), &all, 1, &shape);
         }
     }
     drop(&m->s, k), drop(&m->s, v);
+}
+
+static struct act narrow(const struct side *s, size_t width)
+{
+    return room_act(s, ROWS * width, s->ops->act_dtype(OPS_BF16));
 }
 
 static void model_open(struct model *m, const struct ops *ops)
@@ -87,21 +93,24 @@ static void model_open(struct model *m, const struct ops *ops)
         }
     }
     fill_blocks(m);
-    m->x = room(s, ROWS * HIDDEN), m->norm = room(s, ROWS * HIDDEN), m->mid = room(s, ROWS * HIDDEN);
-    m->final = room(s, ROWS * HIDDEN), m->q = room(s, ROWS * Q), m->o = room(s, ROWS * Q);
-    m->k = room(s, ROWS * KV), m->v = room(s, ROWS * KV), m->lse = room(s, ROWS * HEADS);
-    m->gate = room(s, ROWS * WIDE), m->up = room(s, ROWS * WIDE), m->act = room(s, ROWS * WIDE);
+    m->x = room(s, ROWS * HIDDEN), m->mid = room(s, ROWS * HIDDEN), m->lse = room(s, ROWS * HEADS);
+    m->norm = narrow(s, HIDDEN), m->final = narrow(s, HIDDEN), m->q = narrow(s, Q), m->o = narrow(s, Q);
+    m->k = narrow(s, KV), m->v = narrow(s, KV);
+    m->gate = narrow(s, WIDE), m->up = narrow(s, WIDE), m->act = narrow(s, WIDE);
     for (int i = 0; i < 3; i++)
         m->u[i] = room(s, ROWS * RANK);
 }
 
 static void model_close(struct model *m)
 {
-    float *all[] = {m->table, m->gain, m->cosine, m->sine, m->memory, m->x,    m->norm,
-                    m->mid,   m->final, m->q,     m->o,    m->k,      m->v,    m->lse,
-                    m->gate,  m->up,   m->act,    m->u[0], m->u[1],   m->u[2]};
+    float *all[] = {m->table, m->gain, m->cosine, m->sine, m->memory, m->x,
+                    m->mid,   m->lse,  m->u[0],   m->u[1], m->u[2]};
+    struct act acts[] = {m->norm, m->q,  m->k,   m->v,    m->o,
+                         m->gate, m->up, m->act, m->final};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         drop(&m->s, all[i]);
+    for (size_t i = 0; i < sizeof acts / sizeof *acts; i++)
+        drop_act(&m->s, acts[i]);
     for (int site = 0; site < SITES; site++) {
         for (int l = 0; l < LAYERS; l++)
             m->s.ops->packed_free(m->s.d, m->w[l][site]);
@@ -133,7 +142,7 @@ struct pass {
 };
 
 static void project(struct model *m, struct pass *p, const struct step *t, int layer, int site,
-                    int count, const float *x, float *const *y, bool add)
+                    int count, struct act x, const struct act *y, bool add)
 {
     struct projection list[3];
     for (int i = 0; i < count; i++, site++) {
@@ -164,7 +173,7 @@ static void attend(struct model *m, struct pass *p, const struct step *t, int la
 {
     const struct ops *ops = m->s.ops;
     struct device *d = m->s.d;
-    float *const qkv[] = {m->q, m->k, m->v};
+    const struct act qkv[] = {m->q, m->k, m->v};
     project(m, p, t, layer, SQ, 3, m->norm, qkv, false);
     ops->rms_norm(d, m->q, m->q, m->gain, t->rows * HEADS, WIDTH, 1e-6f);
     ops->rope(d, m->q, m->cosine, m->sine, p->segs, t->rows, HEADS, WIDTH);
@@ -181,19 +190,20 @@ static void layer(struct model *m, struct pass *p, const struct step *t, int l)
     struct device *d = m->s.d;
     size_t bytes = (size_t)(t->rows * HIDDEN) * sizeof(float);
     float part[HIDDEN];
-    ops->rms_norm(d, m->norm, m->x, m->gain, t->rows, HIDDEN, 1e-6f);
+    ops->rms_norm(d, m->norm, act_f32(m->x), m->gain, t->rows, HIDDEN, 1e-6f);
     attend(m, p, t, l);
-    if (t->waits) ops->download(d, part, m->norm, sizeof part);
+    if (t->waits) ops->download(d, part, m->norm.p, HIDDEN * ops_size(m->norm.dtype));
     ops->copy(d, m->mid, m->x, bytes);
-    project(m, p, t, l, SO, 1, m->o, &m->mid, true);
-    ops->rms_norm(d, m->norm, m->mid, m->gain, t->rows, HIDDEN, 1e-6f);
+    const struct act mid = act_f32(m->mid), x = act_f32(m->x);
+    project(m, p, t, l, SO, 1, m->o, &mid, true);
+    ops->rms_norm(d, m->norm, mid, m->gain, t->rows, HIDDEN, 1e-6f);
     if (t->odd_layer == l + 1)
         ops->swiglu(d, m->norm, m->norm, m->norm, (size_t)(t->rows * HIDDEN));
-    float *const gate_up[] = {m->gate, m->up};
+    const struct act gate_up[] = {m->gate, m->up};
     project(m, p, t, l, SG, 2, m->norm, gate_up, false);
     ops->swiglu(d, m->act, m->gate, m->up, (size_t)(t->rows * WIDE));
     ops->zero(d, m->x, bytes);
-    project(m, p, t, l, SD, 1, m->act, &m->x, true);
+    project(m, p, t, l, SD, 1, m->act, &x, true);
 }
 
 static void forward(struct model *m, const struct step *t)
@@ -204,12 +214,12 @@ static void forward(struct model *m, const struct step *t)
             .row = i, .rows = 1, .start = t->position[i], .blocks = m->blocks[i]};
         p.ids[i] = (t->position[i] * 7 + i) % VOCAB;
     }
-    m->s.ops->gather(m->s.d, m->x, m->table, p.ids, t->rows, HIDDEN);
-    if (t->gone) m->s.ops->copy(m->s.d, m->act, t->gone, WIDE * sizeof *m->act);
+    m->s.ops->gather(m->s.d, act_f32(m->x), act_f32(m->table), p.ids, t->rows, HIDDEN);
+    if (t->gone) m->s.ops->copy(m->s.d, m->act.p, t->gone, WIDE * sizeof *t->gone);
     memset(p.ids, 0xee, sizeof p.ids);
     for (int l = 0; l < (t->layers ? t->layers : LAYERS); l++)
         layer(m, &p, t, l);
-    m->s.ops->rms_norm(m->s.d, m->final, m->x, m->gain, t->rows, HIDDEN, 1e-6f);
+    m->s.ops->rms_norm(m->s.d, m->final, act_f32(m->x), m->gain, t->rows, HIDDEN, 1e-6f);
     memset(&p, 0xee, sizeof p);
 }
 
@@ -223,11 +233,11 @@ static void take(struct model *m, const struct step *t, struct left *to)
     const struct ops *ops = m->s.ops;
     size_t rows = (size_t)t->rows;
     memset(to, 0, sizeof *to);
-    ops->download(m->s.d, to->final, m->final, rows * HIDDEN * sizeof(float));
-    ops->download(m->s.d, to->o, m->o, rows * Q * sizeof(float));
+    take_act(&m->s, to->final, m->final, rows * HIDDEN);
+    take_act(&m->s, to->o, m->o, rows * Q);
     ops->download(m->s.d, to->lse, m->lse, rows * HEADS * sizeof(float));
-    ops->zero(m->s.d, m->final, ROWS * HIDDEN * sizeof(float)); /* so that the next one has to write */
-    ops->zero(m->s.d, m->o, ROWS * Q * sizeof(float));
+    ops->zero(m->s.d, m->final.p, ROWS * HIDDEN * ops_size(m->final.dtype)); /* the next one has to write */
+    ops->zero(m->s.d, m->o.p, ROWS * Q * ops_size(m->o.dtype));
     ops->zero(m->s.d, m->lse, ROWS * HEADS * sizeof(float));
 }
 
@@ -298,17 +308,18 @@ static void grow(struct model *m)
 static void hurry(struct model *m)
 {
     enum { STEPS = 6, FLOATS = 4 * HIDDEN };
-    float *kept = room(&m->s, STEPS * FLOATS), *got;
+    struct act kept = room_act(&m->s, STEPS * FLOATS, m->final.dtype);
+    float *got;
     struct left want;
     for (int i = 0; i < STEPS; i++) {
         struct step t = step_at(4, some, i);
         m->s.ops->record_begin(m->s.d, 1);
         forward(m, &t);
         m->s.ops->record_end(m->s.d);
-        m->s.ops->copy(m->s.d, kept + i * FLOATS, m->final, FLOATS * sizeof *kept);
+        m->s.ops->copy(m->s.d, act_at(kept, i * FLOATS).p, m->final.p, FLOATS * ops_size(kept.dtype));
     }
     assert_counts(m, 1, 1, STEPS - 1);
-    got = down(&m->s, kept, STEPS * FLOATS);
+    got = down_act(&m->s, kept, STEPS * FLOATS);
     for (int i = 0; i < STEPS; i++) {
         struct step t = step_at(4, some, i);
         forward(m, &t);
@@ -390,7 +401,7 @@ static void end_early(struct model *m)
     const struct ops *ops = m->s.ops;
     float got[2], want[2] = {0};
     for (int i = 0; i < 9; i++) {
-        float *to = m->act;
+        float *to = m->act.p;
         ops->upload(m->s.d, to, (const float[]){1, 1}, 2 * sizeof *to);
         ops->record_begin(m->s.d, 1);
         ops->zero(m->s.d, to, sizeof *to);
@@ -462,11 +473,11 @@ static void release_between(struct model *m)
         float *x = numbers(WIDE, (uint64_t)i);
         ops->upload(m->s.d, there, x, WIDE * sizeof *there);
         ops->record_begin(m->s.d, 1);
-        ops->copy(m->s.d, m->act, there, WIDE * sizeof *there);
+        ops->copy(m->s.d, m->act.p, there, WIDE * sizeof *there);
         if (i == 2) drop(&m->s, there);
-        ops->copy(m->s.d, m->gate, m->act, WIDE * sizeof *there);
+        ops->copy(m->s.d, m->gate.p, m->act.p, WIDE * sizeof *there);
         ops->record_end(m->s.d);
-        ops->download(m->s.d, got, m->gate, sizeof got);
+        ops->download(m->s.d, got, m->gate.p, sizeof got);
         assert_same_bits(got, x, WIDE);
         free(x);
     }
@@ -484,10 +495,11 @@ static void grow_scratch(struct model *m)
         ops->zero(m->s.d, y, FLOATS * sizeof *y);
         ops->record_begin(m->s.d, 1);
         for (int i = 0; i < count; i++) /* rows i, i + 1, ... 64 (i + 1) - 1 */
-            ops->gemm(m->s.d, y + i * HIDDEN, x + i * WIDE, MANY * (i + 1) - i, m->w[0][SD], false);
+            ops->gemm(m->s.d, act_f32(y + i * HIDDEN), act_f32(x + i * WIDE), MANY * (i + 1) - i,
+                      m->w[0][SD], false);
         ops->record_end(m->s.d);
         ops->download(m->s.d, got, y, FLOATS * sizeof *y);
-        ops->gemm(m->s.d, y, x, MANY * count, m->w[0][SD], false);
+        ops->gemm(m->s.d, act_f32(y), act_f32(x), MANY * count, m->w[0][SD], false);
         ops->download(m->s.d, want, y, FLOATS * sizeof *y);
         assert_same_bits(got, want, (size_t)(MANY * count * HIDDEN));
     }
@@ -567,7 +579,7 @@ static void zeros_then_scaled(const struct side *s, float *x)
 {
     s->ops->record_begin(s->d, 1);
     s->ops->zero(s->d, x, 100 * sizeof *x);
-    s->ops->swiglu(s->d, x, x, x, 100);
+    s->ops->swiglu(s->d, act_f32(x), act_f32(x), act_f32(x), 100);
     s->ops->record_end(s->d);
 }
 
