@@ -1,36 +1,52 @@
 /* products.c - the row law of the products that cuBLASLt does, at the shapes of Qwen3-8B: for every
  * number of rows M from 1 to the most, the first, middle and last row of x [M, in] have the bits
- * that they have among the most.  Then how long products take.  A line of JSON for each shape; the
- * exit status says whether the law held.
+ * that they have among the most.  x and y are of the types that the engine gives them, y is added to
+ * where it does so, and x of bf16 is there a second time where it has to be copied: the same bits.
+ * Then how long products take.  A line of JSON for each shape; the exit status says whether the law
+ * held.
  *
  *   gpu-products [N]   N: sizes and rows are an Nth, for the emulation */
 #include <stdlib.h>
 #include <time.h>
-#include "kernels/check.h"
+#include "cuda/rounded.h"
 
 struct shape {
     const char *name;
     int out, in, rows; /* rows: the most */
     enum ops_dtype keep;
     bool turned;
+    enum ops_dtype x, y;
+    bool add;
 };
 
+#define N OPS_BF16 /* narrow */
+#define W OPS_F32
 static const struct shape shapes[] = {
-    {"q", 4096, 4096, 8192, OPS_BF16, false},     {"q back", 4096, 4096, 8192, OPS_BF16, true},
-    {"k", 1024, 4096, 8192, OPS_BF16, false},     {"k back", 1024, 4096, 8192, OPS_BF16, true},
-    {"up", 12288, 4096, 8192, OPS_BF16, false},   {"up back", 12288, 4096, 8192, OPS_BF16, true},
-    {"down", 4096, 12288, 8192, OPS_BF16, false}, {"down back", 4096, 12288, 8192, OPS_BF16, true},
-    {"head", 151936, 4096, 512, OPS_BF16, false}, {"head back", 151936, 4096, 512, OPS_BF16, true},
-    {"odd", 1001, 333, 1024, OPS_BF16, false},    {"q fp32", 4096, 4096, 512, OPS_F32, false},
+    {"q", 4096, 4096, 8192, N, false, N, N, false},
+    {"q back", 4096, 4096, 8192, N, true, N, W, false},
+    {"k", 1024, 4096, 8192, N, false, N, N, false},
+    {"k back", 1024, 4096, 8192, N, true, N, W, true},
+    {"o", 4096, 4096, 8192, N, false, N, W, true},
+    {"o back", 4096, 4096, 8192, N, true, W, N, false},
+    {"up", 12288, 4096, 8192, N, false, N, N, false},
+    {"up back", 12288, 4096, 8192, N, true, N, W, true},
+    {"down", 4096, 12288, 8192, N, false, N, W, true},
+    {"down back", 4096, 12288, 8192, N, true, W, N, false},
+    {"head", 151936, 4096, 512, N, false, N, W, false},
+    {"head back", 151936, 4096, 512, N, true, W, W, false},
+    {"odd", 1001, 333, 1024, N, false, N, N, true},
+    {"q fp32", 4096, 4096, 512, W, false, W, W, false},
 };
+#undef N
+#undef W
 
 struct product {
-    const struct ops *ops;
-    struct device *d;
+    struct side s;
     struct packed *w;
-    float *x, *y;  /* the device's */
-    float *all;    /* y for the most rows, here */
-    size_t in, out;
+    struct act x, y, before; /* the device's; before: y as it is added to, the first row of it */
+    char *all;               /* y for the most rows, here */
+    size_t in, out, row_bytes; /* row_bytes: of y */
+    bool add;
 };
 
 static double now(void)
@@ -43,19 +59,38 @@ static double now(void)
 static void wait_for(const struct product *p)
 {
     struct err e = {0};
-    if (p->ops->sync(p->d, &e) < 0) fail_msg("%s", e.text);
+    if (p->s.ops->sync(p->s.d, &e) < 0) fail_msg("%s", e.text);
 }
 
-static int rows_that_differ(const struct product *p, int m, float *row)
+/* y as it is before a product, in these rows: they are looked at. */
+static void prepare(const struct product *p, const int *rows, int count)
+{
+    for (int i = 0; p->add && i < count; i++)
+        p->s.ops->copy(p->s.d, act_at(p->y, rows[i] * (long)p->out).p, p->before.p, p->row_bytes);
+}
+
+static int rows_that_differ(const struct product *p, struct act x, int m, char *row)
 {
     const int rows[] = {0, m / 2, m - 1};
     int differ = 0;
-    p->ops->gemm(p->d, p->y, p->x, m, p->w, false);
+    prepare(p, rows, 3);
+    p->s.ops->gemm(p->s.d, p->y, x, m, p->w, p->add);
     for (int i = 0; i < 3; i++) {
-        size_t at = (size_t)rows[i] * p->out;
-        p->ops->download(p->d, row, p->y + at, p->out * sizeof *row);
-        differ += memcmp(row, p->all + at, p->out * sizeof *row) != 0;
+        p->s.ops->download(p->s.d, row, act_at(p->y, rows[i] * (long)p->out).p, p->row_bytes);
+        differ += memcmp(row, p->all + (size_t)rows[i] * p->row_bytes, p->row_bytes) != 0;
     }
+    return differ;
+}
+
+/* The same x, not aligned: how many of some rows differ. */
+static int copied_rows_that_differ(const struct product *p, int m, char *row)
+{
+    size_t n = (size_t)m * p->in;
+    struct act room = room_act(&p->s, n + 1, p->x.dtype), x = act_at(room, 1);
+    p->s.ops->copy(p->s.d, x.p, p->x.p, n * ops_size(x.dtype));
+    int differ = rows_that_differ(p, x, m, row);
+    wait_for(p);
+    drop_act(&p->s, room);
     return differ;
 }
 
@@ -63,11 +98,11 @@ static int rows_that_differ(const struct product *p, int m, float *row)
 static double time_of(const struct product *p, int m)
 {
     enum { TIMES = 20 };
-    p->ops->gemm(p->d, p->y, p->x, m, p->w, false);
+    p->s.ops->gemm(p->s.d, p->y, p->x, m, p->w, p->add);
     wait_for(p);
     double began = now();
     for (int i = 0; i < TIMES; i++)
-        p->ops->gemm(p->d, p->y, p->x, m, p->w, false);
+        p->s.ops->gemm(p->s.d, p->y, p->x, m, p->w, p->add);
     wait_for(p);
     return (now() - began) / TIMES * 1e3;
 }
@@ -81,25 +116,34 @@ static void product_open(struct product *p, const struct shape *s)
     p->in = (size_t)(s->turned ? s->out : s->in);
     p->out = (size_t)(s->turned ? s->in : s->out);
     size_t xs = (size_t)s->rows * p->in, ys = (size_t)s->rows * p->out;
-    float *x = numbers(xs, 2);
-    p->w = p->ops->pack(p->d, &m, s->keep, s->turned, &e);
-    p->x = p->ops->alloc(p->d, xs * sizeof *x, &e);
-    p->y = p->ops->alloc(p->d, ys * sizeof *x, &e);
-    if (!p->w || !p->x || !p->y) fail_msg("%s", e.text);
-    p->ops->upload(p->d, p->x, x, xs * sizeof *x);
-    p->ops->gemm(p->d, p->y, p->x, s->rows, p->w, false);
-    p->all = zeros(ys);
-    p->ops->download(p->d, p->all, p->y, ys * sizeof *x);
+    float *x = numbers(xs, 2), *before = numbers(p->out, 3);
+    p->add = s->add;
+    p->row_bytes = p->out * ops_size(s->y);
+    p->w = p->s.ops->pack(p->s.d, &m, s->keep, s->turned, &e);
+    if (!p->w) fail_msg("%s", e.text);
+    p->x = up_act(&p->s, x, xs, s->x);
+    p->y = room_act(&p->s, ys, s->y);
+    p->before = up_act(&p->s, before, p->out, s->y);
+    for (int i = 0; i < s->rows; i++)
+        prepare(p, &i, 1);
+    p->s.ops->gemm(p->s.d, p->y, p->x, s->rows, p->w, p->add);
+    p->all = malloc(ys * ops_size(s->y));
+    assert_non_null(p->all);
+    p->s.ops->download(p->s.d, p->all, p->y.p, ys * ops_size(s->y));
     wait_for(p);
-    free(w), free(x);
+    free(w), free(x), free(before);
 }
 
 static void product_close(struct product *p)
 {
-    p->ops->packed_free(p->d, p->w);
-    p->ops->release(p->d, p->x);
-    p->ops->release(p->d, p->y);
+    p->s.ops->packed_free(p->s.d, p->w);
+    drop_act(&p->s, p->x), drop_act(&p->s, p->y), drop_act(&p->s, p->before);
     free(p->all);
+}
+
+static const char *name_of(enum ops_dtype dtype)
+{
+    return dtype == OPS_BF16 ? "bf16" : "fp32";
 }
 
 static int check(struct product *p, const struct shape *s)
@@ -107,13 +151,16 @@ static int check(struct product *p, const struct shape *s)
     static const int timed[] = {1, 64, 512, 2048, 8192};
     int differ = 0;
     product_open(p, s);
-    float *row = zeros(p->out);
+    char *row = malloc(p->row_bytes);
+    assert_non_null(row);
     for (int m = 1; m <= s->rows; m++)
-        differ += rows_that_differ(p, m, row);
-    printf("{\"product\": \"%s\", \"out\": %d, \"in\": %d, \"weights\": \"%s\", \"rows_most\": %d, "
-           "\"rows_compared\": %d, \"rows_different\": %d, \"ms\": {",
-           s->name, s->out, s->in, s->keep == OPS_BF16 ? "bf16" : "fp32", s->rows,
-           3 * s->rows, differ);
+        differ += rows_that_differ(p, p->x, m, row);
+    differ += copied_rows_that_differ(p, s->rows, row);
+    printf("{\"product\": \"%s\", \"out\": %d, \"in\": %d, \"weights\": \"%s\", \"x\": \"%s\", "
+           "\"y\": \"%s\", \"add\": %s, \"rows_most\": %d, \"rows_compared\": %d, "
+           "\"rows_different\": %d, \"ms\": {",
+           s->name, s->out, s->in, name_of(s->keep), name_of(s->x), name_of(s->y),
+           s->add ? "true" : "false", s->rows, 3 * s->rows + 3, differ);
     for (int i = 0; i < 5 && timed[i] <= s->rows; i++)
         printf("%s\"%d\": %.4f", i ? ", " : "", timed[i], time_of(p, timed[i]));
     printf("}, \"status\": \"%s\"}\n", differ ? "failed: rows differ" : "passed");
@@ -132,15 +179,15 @@ int main(int argc, char **argv)
 {
     int count = (int)(sizeof shapes / sizeof *shapes), differ = 0;
     struct err e = {0};
-    struct product p = {.ops = ops_cuda(0, &e)};
-    if (!p.ops) fail_msg("%s", e.text);
-    p.d = device_with(p.ops, 8);
+    const struct ops *ops = ops_cuda(0, &e);
+    if (!ops) fail_msg("%s", e.text);
+    struct product p = {.s = {ops, device_with(ops, 8)}};
     int parts = argc > 1 ? atoi(argv[1]) : 1;
     for (int i = 0; i < count; i++) {
         struct shape s = shapes[i];
         s.out = part_of(s.out, parts), s.in = part_of(s.in, parts), s.rows = part_of(s.rows, parts);
         differ += check(&p, &s);
     }
-    p.ops->close(p.d);
+    ops->close(p.s.d);
     return differ ? EXIT_FAILURE : EXIT_SUCCESS;
 }
