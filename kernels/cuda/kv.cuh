@@ -6,7 +6,10 @@
  * of 16 bytes, as it does where blocks are multiples of kv_floats() from an alloc().
  *
  * Queries.  The query heads that share a KV head are taken together: query i of a segment and KV
- * head is position i / group, head i % group of them, so that few positions still fill a tile. */
+ * head is position i / group, head i % group of them, so that few positions still fill a tile.
+ *
+ * Types.  Tiles are in bf16 and sums in fp32 whatever activations are.  So their type is looked at where
+ * a tile is loaded or stored, once for all of it, and there is one set of kernels for both. */
 #ifndef KERNELS_CUDA_KV_CUH
 #define KERNELS_CUDA_KV_CUH
 

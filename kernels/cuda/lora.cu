@@ -2,10 +2,10 @@
  * with its own matrices and rank, in one launch a step.
  *
  * What is multiplied (x, dy, A, B, and u, du where they go on) is rounded to bf16, if it is not in
- * bf16 already; sums are in fp32, u, du and the gradients stay so in memory.  A sum over k is made in pieces of PIECE, each a chain
- * from zero, and the pieces are added in turn.  Many rows walk all pieces in one CUDA block; few, as
- * in decoding, have a block for each piece, and another kernel adds them: the same additions, so that
- * the bits of a row do not depend on how many there are.
+ * bf16 already; sums are in fp32, u, du and the gradients stay so in memory.  A sum over k is made in
+ * pieces of PIECE, each a chain from zero, and the pieces are added in turn.  Many rows walk all
+ * pieces in one CUDA block; few, as in decoding, have a block for each piece, and another kernel adds
+ * them: the same additions, so that the bits of a row do not depend on how many there are.
  *
  * The gradients are outer products over rows: a CUDA block owns a tile of one gradient and walks the
  * blocks of the datum law in order, each a chain from zero that is then added. */
