@@ -1,9 +1,13 @@
-/* blas.h - the dense products that cuBLASLt does (blas_lt.cu).  Emulation has a plain filling
- * (blas_plain.cc). */
+/* blas.h - dense products.  cuBLASLt does them (blas_lt.cu; emulation has a plain filling, blas_plain.cc)
+ * or, with few rows and where bits are the same, a kernel of our own (few.cu, few_trial.cu). */
 #ifndef KERNELS_CUDA_BLAS_H
 #define KERNELS_CUDA_BLAS_H
 
 #include "kernels/cuda/cuda.h"
+
+extern "C" {
+#include "kernels/cuda/few.h"
+}
 
 struct blas;
 
@@ -34,7 +38,30 @@ static inline uint32_t blas_align_y(int ldy, enum ops_dtype dtype)
     return (size_t)ldy * size % 16 == 0 ? 16 : (uint32_t)size;
 }
 
-/* How a product is computed depends on everything but m, x, w, y.  A failure is kept in d. */
+/* How a product is computed depends on everything but m, x, w, y; with few rows it may be another
+ * kernel that makes the same additions.  A failure is kept in d. */
 void blas_run(struct device *d, const struct blas_product *p);
+
+/* cuBLASLt does it, whatever m is. */
+void blas_library(struct device *d, const struct blas_product *p);
+
+/* ------------------------------------------------------------------ few rows */
+
+#define FEW_KINDS 256 /* of products; one more is the library's */
+
+/* What a device knows of them; beside the library's own. */
+struct few {
+    enum few_by by;
+    long done; /* by ours */
+    int kinds;
+    struct few_kind kind[FEW_KINDS];
+};
+struct few *blas_few(struct blas *b);
+
+/* Whether few_run() can do it, which it then does with m from 1 to FEW_ROWS. */
+bool few_fits(const struct blas_product *p);
+void few_run(struct device *d, const struct blas_product *p);
+/* For the trial: each sum from the end of k to its beginning. */
+void few_run_backwards(struct device *d, const struct blas_product *p);
 
 #endif

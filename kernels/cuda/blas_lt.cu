@@ -27,6 +27,7 @@ struct kind {
 struct blas {
     cublasLtHandle_t handle;
     char version[32];
+    struct few few;
     int kinds;
     struct kind kind[KINDS_MAX];
 };
@@ -58,6 +59,11 @@ void blas_free(struct blas *b)
 const char *blas_version(const struct blas *b)
 {
     return b->version;
+}
+
+struct few *blas_few(struct blas *b)
+{
+    return &b->few;
 }
 
 /* ------------------------------------------------------------------ a product for the library */
@@ -191,7 +197,7 @@ static const struct kind *kind_of(struct device *d, const struct blas_product *p
     return k;
 }
 
-void blas_run(struct device *d, const struct blas_product *p)
+void blas_library(struct device *d, const struct blas_product *p)
 {
     static const float one = 1, zero = 0;
     struct described s;

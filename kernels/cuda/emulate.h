@@ -284,6 +284,8 @@ extern "C" void emulate_state(int device, cudaError_t state);
 void emulate_unhang(int device);
 /* The next capture cannot be made a graph. */
 extern "C" void emulate_fail_graph(cudaError_t error);
+/* Whether the library's products are sums of two chains over k from here on, instead of one. */
+extern "C" void emulate_blas_apart(int yes);
 
 /* Between these two host code may touch memory of the device, as if it were a kernel.  Elsewhere
  * AddressSanitizer keeps it out. */

@@ -204,6 +204,15 @@ __device__ static inline void tile_b(uint32_t b[4], const bf16 *p, int ld)
     ldmatrix(b, row_across(p, ld));
 }
 
+/* One B, and the one 16 further down in k, from their transposes, p [8 columns of B, ld]. */
+__device__ static inline void tile_b_on(uint32_t b[2], uint32_t on[2], const bf16 *p, int ld)
+{
+    int lane = threadIdx.x % WARP;
+    uint32_t r[4];
+    ldmatrix(r, p + lane % 8 * ld + lane / 8 * 8);
+    b[0] = r[0], b[1] = r[1], on[0] = r[2], on[1] = r[3];
+}
+
 /* Two B side by side from p [16 rows, ld]. */
 __device__ static inline void tile_b_turned(uint32_t b[4], const bf16 *p, int ld)
 {
