@@ -2,13 +2,15 @@
  * number of rows M from 1 to the most, the first, middle and last row of x [M, in] have the bits
  * that they have among the most.  x and y are of the types that the engine gives them, y is added to
  * where it does so, and x of bf16 is there a second time where it has to be copied: the same bits.
- * Then how long products take.  A line of JSON for each shape; the exit status says whether the law
+ * Then how long products take, those of few rows by cuBLASLt and by our own kernel, and what the trial
+ * says of it (kernels/cuda/few.h).  A line of JSON for each shape; the exit status says whether the law
  * held.
  *
  *   gpu-products [N]   N: sizes and rows are an Nth, for the emulation */
 #include <stdlib.h>
 #include <time.h>
 #include "cuda/rounded.h"
+#include "kernels/cuda/few.h"
 
 struct shape {
     const char *name;
@@ -146,6 +148,43 @@ static const char *name_of(enum ops_dtype dtype)
     return dtype == OPS_BF16 ? "bf16" : "fp32";
 }
 
+/* ------------------------------------------------------------------ few rows */
+
+static const struct few_kind *kind_of(const struct product *p, const struct shape *s)
+{
+    const struct few_kind *kinds;
+    int count = cuda_few_kinds(p->s.d, &kinds);
+    for (int i = 0; i < count; i++)
+        if (kinds[i].n == s->out && kinds[i].k == (s->in + 7) / 8 * 8 && kinds[i].y_dtype == s->y)
+            return &kinds[i];
+    fail_msg("there was no trial of \"%s\"", s->name);
+    return NULL;
+}
+
+static void few_times_print(const struct product *p, int most, const char *name, enum few_by by)
+{
+    static const int rows[] = {1, 16, 64};
+    cuda_few_by(p->s.d, by);
+    printf("\"%s\": {", name);
+    for (int i = 0; i < 3 && rows[i] <= most; i++)
+        printf("%s\"%d\": %.4f", i ? ", " : "", rows[i], time_of(p, rows[i]));
+    printf("}");
+    cuda_few_by(p->s.d, FEW_BY_TRIAL);
+}
+
+/* What the trial, which was made in passing, says, and times of both kernels whatever it says. */
+static void few_print(const struct product *p, const struct shape *s)
+{
+    static const char *const verdicts[] = {"same", "different", "untold", "no room"};
+    const struct few_kind *kind = kind_of(p, s);
+    printf("\"few\": {\"trial\": \"%s\", \"different\": %u, \"telling\": %u, \"ms\": {",
+           verdicts[kind->verdict], kind->different, kind->telling);
+    few_times_print(p, s->rows, "library", FEW_BY_LIBRARY);
+    printf(", ");
+    few_times_print(p, s->rows, "ours", FEW_BY_OURS);
+    printf("}}, ");
+}
+
 static int check(struct product *p, const struct shape *s)
 {
     static const int timed[] = {1, 64, 512, 2048, 8192};
@@ -163,7 +202,9 @@ static int check(struct product *p, const struct shape *s)
            s->add ? "true" : "false", s->rows, 3 * s->rows + 3, differ);
     for (int i = 0; i < 5 && timed[i] <= s->rows; i++)
         printf("%s\"%d\": %.4f", i ? ", " : "", timed[i], time_of(p, timed[i]));
-    printf("}, \"status\": \"%s\"}\n", differ ? "failed: rows differ" : "passed");
+    printf("}, ");
+    if (s->keep == OPS_BF16 && !s->turned) few_print(p, s);
+    printf("\"status\": \"%s\"}\n", differ ? "failed: rows differ" : "passed");
     fflush(stdout);
     free(row);
     product_close(p);
