@@ -5,8 +5,8 @@
  * shared memory, all but one of which are on their way at any time: some 22 to 33 KiB of w a block.
  *
  * Each output is one chain from k = 0 up, in steps of 16, whatever the number of rows: k is never
- * split, blocks share out the outputs alone, and rows that are not there are zeros.  So a row's bits
- * are its own.  Whether they are those of cuBLASLt too is for few_trial.cu to find out. */
+ * split, and blocks share out the outputs alone.  So a row's bits are its own.  Whether they are those of
+ * cuBLASLt too is for few_trial.cu to find out. */
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/mma.h"
 
@@ -26,20 +26,20 @@ template <int ROWS, int WARPS> struct few_shape {
     static const size_t shared = stages * stage * sizeof(bf16);
 };
 
-/* Chunk number `chunk` of the rows from `from` on, of which `there` are there, goes to a stage.
- * fresh: the stage is used for the first time, so zeros for the other rows do not stand there yet. */
+/* Chunk number `chunk` of the rows from `from` on, of which `there` are there, goes to a stage, with zeros
+ * beyond k.  Where there is no row anything may stand: it gets into outputs that nobody writes. */
 template <class S, int ROWS>
-__device__ static inline void few_fetch(bf16 *to, const bf16 *from, int ld, int there, int chunk, int k,
-                                        bool fresh)
+__device__ static inline void few_fetch(bf16 *to, const bf16 *from, int ld, int there, int chunk, int k)
 {
     const int pieces = S::chunk / 8; /* of a row, 16 bytes each */
     UNROLL
     for (int i = 0; i < ROWS * pieces / S::threads; i++) {
         int at = threadIdx.x + i * S::threads, row = at / pieces, c = at % pieces * 8;
         bf16 *piece = to + row * S::ld + c;
-        if (row < there && chunk * S::chunk + c < k)
+        if (row >= there) continue;
+        if (chunk * S::chunk + c < k)
             copy_16(piece, from + (size_t)row * ld + chunk * S::chunk + c);
-        else if (row < there || fresh)
+        else
             *(uint4 *)piece = make_uint4(0, 0, 0, 0);
     }
 }
@@ -117,9 +117,8 @@ __global__ static void __launch_bounds__(WARPS *WARP) few_kernel(struct blas_pro
         bf16 *to = ring + i % S::stages * S::stage;
         int chunk = BACK ? chunks - 1 - i : i;
         if (i < chunks) {
-            few_fetch<S, ROWS>(to, x, p.ldx, p.m, chunk, p.k, i < S::stages);
-            few_fetch<S, WARPS * S::own>(to + ROWS * S::ld, w, p.ldw, p.n - first, chunk, p.k,
-                                         i < S::stages);
+            few_fetch<S, ROWS>(to, x, p.ldx, p.m, chunk, p.k);
+            few_fetch<S, WARPS * S::own>(to + ROWS * S::ld, w, p.ldw, p.n - first, chunk, p.k);
         }
         copy_commit();
     };

@@ -101,6 +101,7 @@ static const struct few_kind *last_kind(const struct side *s)
 static const struct form forms[] = {
     {33, 72, 72, 72, 33, OPS_F32, false},  {33, 72, 88, 80, 35, OPS_F32, true},
     {40, 200, 200, 200, 40, OPS_BF16, true}, {19, 136, 144, 136, 21, OPS_BF16, false},
+    {9, 1704, 1704, 1712, 9, OPS_F32, true}, /* more chunks than stages, the last one not whole */
 };
 enum { FORMS = sizeof forms / sizeof *forms };
 
@@ -142,17 +143,17 @@ static void a_row_is_its_own_whoever_does_it(void **state)
     side_close(&s);
 }
 
-/* Several blocks, of one warp up to four, and rows that are not there. */
+/* Several blocks, of one warp up to four, with more chunks of k than stages, and rows that are not there. */
 static void blocks_of_all_sizes_agree_with_the_library(void **state)
 {
-    static const int ns[] = {1, 1030, 2050, 4100}, ms[] = {1, 16, 17, 40, 64};
+    static const int ns[] = {1, 1030, 2050, 4100}, ks[] = {24, 24, 1064, 680}, ms[] = {1, 17, 64};
     struct side s = open_twin();
     for (int i = 0; i < 4; i++) {
-        struct form f = {ns[i], 24, 24, 24, ns[i], OPS_F32, false};
+        struct form f = {ns[i], ks[i], ks[i], ks[i], ns[i], OPS_F32, false};
         struct arrays a = arrays_open(&s, &f, FEW_ROWS);
         free(product(&s, &f, &a, 0, 1)); /* the trial */
         bool same = last_kind(&s)->verdict == FEW_SAME;
-        for (int m = 0; m < 5; m++) {
+        for (int m = 0; m < 3; m++) {
             long before = cuda_few_done(s.d);
             cuda_few_by(s.d, FEW_BY_OURS);
             unsigned char *ours = product(&s, &f, &a, 0, ms[m]);
@@ -163,7 +164,7 @@ static void blocks_of_all_sizes_agree_with_the_library(void **state)
             for (int at = 0; at < ms[m] * ns[i]; at++) {
                 float got, want;
                 memcpy(&got, ours + 4 * at, 4), memcpy(&want, library + 4 * at, 4);
-                assert_near((double)got, (double)want, 1e-4, "product", (size_t)at);
+                assert_near((double)got, (double)want, 1e-3, "product", (size_t)at);
                 if (same) assert_memory_equal(&got, &want, 4);
             }
             free(ours), free(library);
