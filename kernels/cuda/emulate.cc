@@ -27,7 +27,8 @@
 #endif
 
 #define THREADS_MAX 1024
-#define MEMORY_MAX  ((size_t)64 << 30) /* of an allocation */
+#define MEMORY_MAX  ((size_t)64 << 30) /* of a device, unless the environment says less */
+#define PATH_SIZE   4096
 #define STACK_BYTES ((size_t)256 * 1024) /* of address space; pages come as they are used */
 
 struct uint3 emulate_thread_index, emulate_block_index;
@@ -247,6 +248,44 @@ void emulate_no_lane(int lane, int from)
     disagree("a shuffle from nowhere");
 }
 
+/* ------------------------------------------------------------------ a device that is lost */
+
+static bool lost[EMULATE_DEVICES];
+
+static bool is_lost(int device)
+{
+    return __atomic_load_n(&lost[device], __ATOMIC_ACQUIRE);
+}
+
+/* Is this piece of work the one that EMULATE_LOSE means? */
+static bool loses(void)
+{
+    static std::mutex counting;
+    static const char *const path = getenv("EMULATE_LOSE");
+    static long left; /* to be done; 0: the file was not there yet */
+    char done[PATH_SIZE];
+    if (!path) return false;
+    std::lock_guard<std::mutex> lock(counting);
+    FILE *f = left ? NULL : fopen(path, "re");
+    if (f) {
+        if (fscanf(f, "%ld", &left) != 1 || left < 1) left = 1;
+        fclose(f);
+    }
+    if (!left || --left) return false;
+    snprintf(done, sizeof done, "%s.lost", path);
+    return rename(path, done) == 0;
+}
+
+/* Before each piece of work of the current device: may it be done?  If not, who waits is told. */
+static bool works(void)
+{
+    if (is_lost(own.device)) return false;
+    if (!loses()) return true;
+    __atomic_store_n(&lost[own.device], true, __ATOMIC_RELEASE);
+    emulate_state(own.device, cudaErrorIllegalAddress);
+    return false;
+}
+
 /* ------------------------------------------------------------------ launching */
 
 static void run_block(bool backwards)
@@ -292,6 +331,7 @@ static cudaError_t run_grid(dim3 grid, dim3 block, size_t shared,
                             const std::function<void(void)> &body)
 {
     if (own.fail_in > 0 && --own.fail_in == 0) return own.fail_with;
+    if (!works()) return cudaSuccess;
     std::lock_guard<std::mutex> hold(launching);
     if (!em.shared) em.shared = (char *)aligned_alloc(1024, EMULATE_SHARED_MAX);
     if (!em.shared) abort();
@@ -403,6 +443,7 @@ int emulate_stream_device(cudaStream_t stream)
 cudaError_t emulate_do(cudaStream_t stream, const emulate_work &work)
 {
     if (stream->device != own.device) return cudaErrorInvalidResourceHandle;
+    if (is_lost(own.device)) return cudaErrorIllegalAddress;
     if (stream->captured)
         stream->captured->nodes.push_back(work);
     else if (stream->late)
@@ -489,6 +530,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     cudaError_t error = not_captured();
     if (stream->device != own.device) return cudaErrorInvalidResourceHandle;
+    if (is_lost(own.device)) return cudaErrorIllegalAddress;
     for (size_t i = 0; !error && i < exec->nodes.size(); i++)
         error = exec->nodes[i]();
     return error;
@@ -767,12 +809,28 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     return error ? error : cudaEventSynchronize(event);
 }
 
+static size_t memory_max(void)
+{
+    static const char *const mb = getenv("EMULATE_MEMORY_MB");
+    return mb ? (size_t)strtoull(mb, NULL, 10) << 20 : MEMORY_MAX;
+}
+
+/* What the current device has left; memory_lock is held. */
+static size_t memory_left(void)
+{
+    size_t used = 0;
+    for (const auto &[p, a] : memory)
+        if (a.device == own.device) used += a.bytes;
+    return used < memory_max() ? memory_max() - used : 0;
+}
+
 /* What is there is a NaN. */
-static cudaError_t allocate(void **p, size_t bytes)
+static cudaError_t allocate(void **p, size_t bytes, size_t most)
 {
     *p = NULL;
     if (not_captured()) return own.last;
-    if (bytes > MEMORY_MAX || posix_memalign(p, 256, bytes) != 0) {
+    if (is_lost(own.device)) return cudaErrorIllegalAddress;
+    if (bytes > most || posix_memalign(p, 256, bytes) != 0) {
         own.last = cudaErrorMemoryAllocation;
         return own.last;
     }
@@ -782,9 +840,9 @@ static cudaError_t allocate(void **p, size_t bytes)
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
-    cudaError_t error = allocate(p, bytes);
-    if (error) return error;
     std::lock_guard<std::mutex> lock(memory_lock);
+    cudaError_t error = allocate(p, bytes, memory_left());
+    if (error) return error;
     memory[(char *)*p] = {bytes, own.device};
     if (!on_device) POISON(*p, bytes);
     return cudaSuccess;
@@ -800,12 +858,12 @@ cudaError_t cudaFree(void *p)
         memory.erase(at);
     }
     free(p);
-    return cudaSuccess;
+    return is_lost(own.device) ? cudaErrorIllegalAddress : cudaSuccess;
 }
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
-    cudaError_t error = allocate(p, bytes);
+    cudaError_t error = allocate(p, bytes, MEMORY_MAX);
     std::lock_guard<std::mutex> lock(memory_lock);
     if (!error) pinned[(char *)*p] = {bytes, false};
     return error;
@@ -827,14 +885,15 @@ cudaError_t cudaFreeHost(void *p)
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
-    *free_bytes = *total_bytes = MEMORY_MAX;
-    for (const auto &[p, a] : memory)
-        if (a.device == own.device) *free_bytes -= a.bytes;
+    if (is_lost(own.device)) return cudaErrorIllegalAddress;
+    *total_bytes = memory_max();
+    *free_bytes = memory_left();
     return cudaSuccess;
 }
 
 static cudaError_t move(void *to, const void *from, size_t bytes)
 {
+    if (!works()) return cudaSuccess;
     std::lock_guard<std::mutex> lock(memory_lock);
     memory_open();
     if (kernels) pinned_open(); /* another device's */
@@ -846,6 +905,7 @@ static cudaError_t move(void *to, const void *from, size_t bytes)
 
 static cudaError_t set(void *p, int byte, size_t bytes)
 {
+    if (!works()) return cudaSuccess;
     std::lock_guard<std::mutex> lock(memory_lock);
     memory_open();
     memset(p, byte, bytes);

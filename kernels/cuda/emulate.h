@@ -21,7 +21,14 @@
  *
  * There are EMULATE_DEVICES devices, which several threads may drive: kernels run one after the other
  * whoever launches them.  As in CUDA each thread has a current device, and a call with a stream or an
- * event of another one is an error. */
+ * event of another one is an error.
+ *
+ * For tests of a whole process, by its environment:
+ *   EMULATE_MEMORY_MB=N  what each device has; 64 GiB without it
+ *   EMULATE_LOSE=FILE    while FILE is there with a number N in it, the Nth kernel, copy or fill from then on
+ *                        loses its device as a fault in a kernel would: nothing is done any more, whatever is
+ *                        asked of the device from there on or waits for it fails.  FILE gets the name
+ *                        FILE.lost, so that one process is hurt, and once. */
 #ifndef KERNELS_CUDA_EMULATE_H
 #define KERNELS_CUDA_EMULATE_H
 
