@@ -246,7 +246,10 @@ static int open_engine(struct worker *w, struct err *e)
                              .weights = w->conf->weights,
                              .paged_moments = w->conf->paged_moments};
     w->engine = engine_open(&ec, e);
-    return w->engine ? 0 : -1;
+    if (!w->engine) return -1;
+    log_info("worker.device", "device=%s numerics=\"%s\"", w->conf->device,
+             engine_info(w->engine)->numerics);
+    return 0;
 }
 
 static int open_logs(struct worker *w, struct err *e)

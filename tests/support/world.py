@@ -55,7 +55,8 @@ def descendants(pid):
 
 
 def program(name):
-    folder = {"tinworks-model": "worker/cli"}.get(name, name.removeprefix("tinworks-"))
+    elsewhere = {"tinworks-model": "worker/cli", "tinworks-worker-emulated": "tests/cuda"}
+    folder = elsewhere.get(name, name.removeprefix("tinworks-"))
     return str(BUILD / folder / name)
 
 
@@ -150,6 +151,7 @@ class Process:
             self.break_rule(rule)
         self.log = world.home / "log" / f"{name}.log"
         self.child, self.wanted, self.starts, self.started, self.mark = None, False, 0, 0.0, 0
+        self.program = f"tinworks-{role}"
         self.prefix = []  # words before the program: a fake clock, say
         self.sink = self.log  # where its log lines go
 
@@ -158,7 +160,7 @@ class Process:
     def start(self, wait=True):
         env = {**self.world.environ, "TINWORKS_FAILPOINTS": str(self.points)}
         env.update({f"TINWORKS_{k.upper()}": str(v) for k, v in self.extra.items()})
-        words = [*self.prefix, program(f"tinworks-{self.role}"), *(["run"] if self.role == "billing" else [])]
+        words = [*self.prefix, program(self.program), *(["run"] if self.role == "billing" else [])]
         self.mark = self.log.stat().st_size if self.log.exists() else 0
         with self.sink.open("ab") as log:
             self.child = subprocess.Popen(

@@ -69,9 +69,9 @@ run_tests() {
         test_services_down
         cuda_build
     fi
-    # The fault tests' processes are built with failpoints.
+    # The fault tests' processes are built with failpoints.  A worker with emulated kernels is flow/test_device.py's.
     # shellcheck disable=SC2086
-    build faults $PROGRAMS
+    build faults $PROGRAMS tinworks-worker-emulated
     say "== pytest"
     (cd "$ROOT/tests" && exec "$VENV/bin/python" -m pytest "$@") || rc=$?
     [ $rc = 0 ] || FAILED+=(pytest)
