@@ -1,5 +1,7 @@
 """./tinworks itself: healing, status, and clear words for what it does not know."""
 
+import re
+
 import pytest
 
 
@@ -22,6 +24,7 @@ def test_status_shows_every_process_and_the_counters(stack):
     assert " down " not in shown
     assert stack.base_url in shown
     assert "worker:0" in shown
+    assert re.search(r"^tinworks/tiny, slot 0: \d+ shards on cpu/\w+/fp32/", shown, re.M)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ stack_status() {
         fi
     done
     ! proc_alive redis || status_counters
-    ! proc_alive postgres || status_lag
+    ! proc_alive postgres || { status_shards; status_lag; }
     if [ -s "$HOME_DIR/demo.key" ]; then
         printf '\nexport TINKER_BASE_URL=%s\nexport TINKER_API_KEY=$(cat %s)\n' "$TINKER_BASE_URL" "$HOME_DIR/demo.key"
     fi
@@ -148,6 +148,12 @@ status_counters() {
         printf '\n%s\n' "$key"
         redis-cli -h 127.0.0.1 -p "$REDIS_PORT" HGETALL "$key" | paste - - | sort | sed 's/^/  /'
     done
+}
+
+# Whose the shards are, and what computes them: the numerics class names the device.
+status_shards() {
+    sql "select model || ', slot ' || slot || ': ' || count(*) || ' shards on ' || numerics from shards
+         where lease_until > now() group by model, slot, numerics order by model, slot" -At 2>/dev/null | sed '1s/^/\n/'
 }
 
 # How far billing has read each results log that has something in it, beside the log's end.
