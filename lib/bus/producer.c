@@ -198,6 +198,25 @@ static void count(struct bus_producer *p, int change)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* The topic goes by its handle: one that is only named is looked up at librdkafka's next scan, which may be a
+ * second away. */
+static rd_kafka_resp_err_t queue(struct bus_producer *p, const struct bus_record *r,
+                                 struct ack *ack)
+{
+    rd_kafka_topic_t *topic = rd_kafka_topic_new(p->rk, r->topic, NULL);
+    if (!topic) return rd_kafka_last_error();
+    rd_kafka_headers_t *headers = copy_headers(r);
+    rd_kafka_resp_err_t code =
+        rd_kafka_producev(p->rk, RD_KAFKA_V_RKT(topic), RD_KAFKA_V_PARTITION(r->partition),
+                          RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+                          RD_KAFKA_V_KEY((void *)r->key, r->key ? strlen(r->key) : 0),
+                          RD_KAFKA_V_VALUE((void *)r->value, r->size), RD_KAFKA_V_HEADERS(headers),
+                          RD_KAFKA_V_OPAQUE(ack), RD_KAFKA_V_END);
+    if (code) rd_kafka_headers_destroy(headers); /* still ours when producev fails */
+    rd_kafka_topic_destroy(topic);
+    return code;
+}
+
 int bus_produce(struct bus_producer *p, const struct bus_record *r, bus_acked *acked, void *arg,
                 struct err *e)
 {
@@ -207,17 +226,10 @@ int bus_produce(struct bus_producer *p, const struct bus_record *r, bus_acked *a
     *ack = (struct ack){acked, arg};
     if (failpoint("bus.fatal", r->topic, NULL) < 0)
         rd_kafka_test_fatal_error(p->rk, RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, "forced");
-    rd_kafka_headers_t *headers = copy_headers(r);
     count(p, 1);
-    rd_kafka_resp_err_t code =
-        rd_kafka_producev(p->rk, RD_KAFKA_V_TOPIC(r->topic), RD_KAFKA_V_PARTITION(r->partition),
-                          RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-                          RD_KAFKA_V_KEY((void *)r->key, r->key ? strlen(r->key) : 0),
-                          RD_KAFKA_V_VALUE((void *)r->value, r->size), RD_KAFKA_V_HEADERS(headers),
-                          RD_KAFKA_V_OPAQUE(ack), RD_KAFKA_V_END);
+    rd_kafka_resp_err_t code = queue(p, r, ack);
     if (!code) return 0;
     count(p, -1);
-    rd_kafka_headers_destroy(headers); /* still ours when producev fails */
     free(ack);
     return err_set(e, kind_of(p->rk, code), "cannot queue a record for %s/%d: %s", r->topic,
                    r->partition, rd_kafka_err2str(code));
