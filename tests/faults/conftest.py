@@ -39,9 +39,15 @@ def opened(servers, **settings):
 
 
 @pytest.fixture(scope="module")
-def world(servers):
-    """The module's own: billing, dispatcher, worker, gateway, one each."""
+def module_world(servers):
     yield from opened(servers)
+
+
+@pytest.fixture
+def world(module_world):
+    """The module's own: billing, dispatcher, worker, gateway, one each, and all of them running."""
+    yield module_world
+    module_world.calm()
 
 
 @pytest.fixture
@@ -94,10 +100,6 @@ def survives(world, undisturbed):
 
     yield run
     world.unsupervise()
-    world.disarm_all()
-    for it in world.processes.values():  # the next test finds everything running
-        if it.role in ("gateway", "dispatcher", "worker", "billing") and it.name == it.role and not it.alive():
-            it.start()
 
 
 class Clock:

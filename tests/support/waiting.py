@@ -18,3 +18,9 @@ def wait_for(condition, what, seconds=PATIENCE_S, every=0.02):
             raise NotStaged(f"waited {seconds} s in vain for {what}")
         time.sleep(every)
     return value
+
+
+def staged(condition, what):
+    """For what a test needs and can only look at afterwards, in the log say: it was so, or the test tries once more."""
+    if not condition:
+        raise NotStaged(f"not staged: {what}")

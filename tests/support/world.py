@@ -125,6 +125,15 @@ class Servers:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
+    def heal(self):
+        """Whatever a test that failed has left frozen or dead."""
+        states = {name: state_of(self.pid(name)) for name in SERVERS}
+        for name in SERVERS:
+            if states[name] == "T":
+                self.signal(name, signal.SIGCONT)
+        if not all(states.values()) or "Z" in states.values():
+            self.up()
+
     def down(self):
         for name in SERVERS:  # one that a test left frozen would not hear
             try:
@@ -146,7 +155,7 @@ class Process:
     def __init__(self, world, role, name, **settings):
         self.world, self.role, self.name, self.extra = world, role, name, settings
         self.points = world.home / "fp" / name
-        self.points.mkdir(parents=True)
+        self.points.mkdir(parents=True, exist_ok=True)
         for rule in world.broken:
             self.break_rule(rule)
         self.log = world.home / "log" / f"{name}.log"
@@ -334,6 +343,15 @@ class World:
     def __getitem__(self, name):
         return self.processes[name]
 
+    def lease(self, ms):
+        """How long a lease lasts from now on.  With a long one shards move when a worker is drained, and never because the machine
+        stood still for a while.  The worker begins anew."""
+        worker = self["worker"]
+        assert worker.drain() == 0
+        self.environ["TINWORKS_LEASE_MS"] = str(ms)
+        worker.start()
+        wait_for(lambda: worker.says("shard.taken stream=train"), "the take-over")
+
     def start(self, *roles):
         """One of each (all four by default), ready."""
         started = [self.process(role).start(wait=False) for role in roles or ("billing", "dispatcher", "worker", "gateway")]
@@ -370,8 +388,20 @@ class World:
             self._supervisor.join()
             self._supervisor = None
 
+    def calm(self):
+        """Between tests, and between the two tries of one: the servers run, and of ours just what start() started."""
+        self.unsupervise()
+        self.disarm_all()
+        self.servers.heal()
+        for name, it in list(self.processes.items()):
+            if name != it.role:
+                it.kill()
+                del self.processes[name]
+            elif not it.alive():
+                it.start()
+
     def disarm_all(self):
-        """Between tests: no failpoint is armed, everything of ours runs."""
+        """No failpoint is armed, and nothing stands still."""
         for it in list(self.processes.values()):
             for file in it.points.iterdir():
                 if not file.name.startswith("mut."):
