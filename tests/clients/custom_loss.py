@@ -8,7 +8,7 @@ import sys
 
 import tinker
 import torch
-from sdk import ADAM, datum, lora, tokens_of, values
+from sdk import ADAM, datum, end, lora, tokens_of, values
 
 base_url, key, model = sys.argv[1:]
 service = tinker.ServiceClient(base_url=base_url, api_key=key)
@@ -56,4 +56,4 @@ print(
         }
     )
 )
-service.close("success").result()
+end(service)

@@ -16,11 +16,11 @@ from stack import ROOT
 SDK = """
 import sys, tinker
 sys.path[:0] = [sys.argv[3]]
-from sdk import lora, train
+from sdk import end, lora, train
 service = tinker.ServiceClient(base_url=sys.argv[1], api_key=sys.argv[2])
 client = lora(service, "tinworks/tiny")
 print(train(client, 2))
-service.close("success").result()
+end(service)
 """
 
 

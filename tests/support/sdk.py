@@ -1,6 +1,7 @@
 """Small words for the SDK's objects, and exact arithmetic on what comes back."""
 
 import random
+import sys
 
 import numpy as np
 from tinker import types
@@ -69,9 +70,9 @@ def sampling(max_tokens=8, seed=11, **more):
 
 
 def end(service, status="success", **more):
-    """Ends the client's session.  After the server has answered that, tinker 0.38.0 may wait for ever for its own poller: a
-    cancellation that meets the answer which the poller waits for is lost (seen once in some thousand sessions)."""
+    """Ends the client's session.  After the server has answered that, tinker 0.38.0 may wait for ever for a task of its own: a
+    cancellation that meets an answer is lost, of its poller's call or of the heartbeat that it sends every ten seconds."""
     try:
         service.close(status, **more).result(60)
     except TimeoutError:
-        print("tinker's close() waits for a poller that missed its cancellation")
+        print("tinker's close() waits for a task that missed its cancellation", file=sys.stderr)
