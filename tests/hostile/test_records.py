@@ -114,7 +114,7 @@ def test_H12_jobs_that_cannot_be_read_go_to_the_dlq(world, topics, hostile, acco
         "train.jobs", 1 - shard, PAYLOAD, job_headers(account[0], hostile.run.id, hostile.run.seq + 1)
     )
     for whats in (list(WRONG_JOBS), ["a run of another shard"]):
-        assert wait_for(lambda: topics.dead_of({what: sent[what] for what in whats}), "the dlq", 60) == set(whats)
+        assert wait_for(lambda: topics.dead_of({what: sent[what] for what in whats}), "the dlq") == set(whats)
     kind, body = hostile.raw.result(hostile.run.step())  # the number that they claimed is still free
     assert "metrics" in json.loads(body)
 
@@ -187,7 +187,7 @@ def test_H12_results_and_barriers_that_cannot_be_read_fence_and_bill_nobody(worl
     owed = world.sql("select * from balances where account_id = %s", account[0])
     epochs = world.epochs()
     sent = {what: topics.send("train.results", shard, *record) for what, record in wrong_results(account[0], hostile.run.id)}
-    left = wait_for(lambda: topics.dead_of(sent), "the dlq", 60)
+    left = wait_for(lambda: topics.dead_of(sent), "the dlq")
     assert left == set(sent)
     results = [hostile.raw.result(hostile.run.step()) for _ in range(2)]  # nobody was fenced
     assert all("metrics" in json.loads(body) for _, body in results)
