@@ -1,6 +1,7 @@
 """The gateway is killed and started again in the middle of a recipe, and the recipe does not notice."""
 
 import pytest
+from waiting import staged
 
 
 def finishes(kitchen, customer, steps, module, *words):
@@ -10,7 +11,7 @@ def finishes(kitchen, customer, steps, module, *words):
     before = len(run.metrics())
     kitchen.tinworks("up")
     metrics = run.finish()
-    assert before < steps, "it was over before the gateway was killed"
+    staged(before < steps, "the gateway is killed while the recipe runs")
     assert sum("progress" in step or "progress/batch" in step for step in metrics) == steps
     return metrics
 

@@ -1,16 +1,34 @@
 """A customer of each SDK at once, on one worker."""
 
+import os
+import signal
+
 from waiting import wait_for
 
 WORDS = ("lora_rank=8", "learning_rate=1e-3", "dataset=no_robots", "batch_size=8", "num_epochs=4", "save_every=0", "eval_every=0")
 
 
+def begun_together(kitchen, *starts, accounts):
+    """The worker stands still until each account has a run: a process takes its time to begin, and another one more."""
+    have_run = "select count(distinct account_id) from runs where account_id = any(%s)"
+    worker = kitchen.pid("worker")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        runs = [start() for start in starts]
+        wait_for(lambda: kitchen.sql(have_run, accounts) == [(len(accounts),)], "all of them to begin")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    return runs
+
+
 def test_hpcai_and_tinker_train_at_the_same_time_and_both_bills_are_right(kitchen, customer, other_customer):
     before = kitchen.counters("worker:0")["batches_multi_run"]
-    runs = [
-        customer.start("tinker_cookbook.recipes.chat_sl.train", *WORDS),
-        other_customer.start("hpcai.cookbook.recipes.chat_sl.train", *WORDS),
-    ]
+    runs = begun_together(
+        kitchen,
+        lambda: customer.start("tinker_cookbook.recipes.chat_sl.train", *WORDS),
+        lambda: other_customer.start("hpcai.cookbook.recipes.chat_sl.train", *WORDS),
+        accounts=[customer.account, other_customer.account],
+    )
     metrics = [run.finish() for run in runs]
     for who, seen in zip((customer, other_customer), metrics):
         assert len(seen) == 64
