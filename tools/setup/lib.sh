@@ -54,6 +54,15 @@ random_hex() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
 # port_taken PORT: somebody listens there.
 port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# port_reserve PORT: nobody else is given it for five minutes, until its server listens; false when somebody was.
+port_reserve() {
+    local dir
+    dir=${TMPDIR:-/tmp}/tinworks-ports.$(id -u)
+    mkdir -p "$dir"
+    find "$dir" -mindepth 1 -maxdepth 1 -mmin +5 -exec rmdir {} + 2>/dev/null || true # others tidy up too
+    mkdir "$dir/$1" 2>/dev/null
+}
+
 # free_port: a loopback port below the range that outgoing connections use.
 free_port() {
     local port tries
@@ -61,6 +70,7 @@ free_port() {
         port=$((12000 + (RANDOM * 32768 + RANDOM) % 20000))
         case " ${PORTS_GIVEN:-} " in *" $port "*) continue ;; esac
         port_taken "$port" && continue
+        port_reserve "$port" || continue
         PORTS_GIVEN="${PORTS_GIVEN:-} $port"
         FREE_PORT=$port
         return
