@@ -49,7 +49,7 @@ class Stack:
 
     def tinworks(self, *words, check=True):
         done = subprocess.run(
-            [str(ROOT / "tinworks"), *words], env=self.environ, capture_output=True, text=True, timeout=300
+            [str(ROOT / "tinworks"), *words], env=self.environ, capture_output=True, text=True, timeout=580
         )
         if check and done.returncode != 0:
             raise AssertionError(f"./tinworks {' '.join(words)} failed:\n{done.stdout}{done.stderr}")

@@ -122,7 +122,7 @@ postgres_run() {
 # After a kill -9 of the postmaster its children take a moment to notice, and until they are gone (and the dead one was
 # reaped) a new one rightly refuses to start.
 postgres_heir() {
-    local limit=$((SECONDS + 60))
+    local limit=$((SECONDS + 240))
     until postgres_answers >/dev/null 2>&1 || [ $SECONDS -ge $limit ]; do
         if ! proc_alive postgres; then
             log_says postgres 'postmaster.pid" already exists\|pre-existing shared memory' || return 0
@@ -134,7 +134,7 @@ postgres_heir() {
 postgres_answers() { PGPASSWORD=$POSTGRES_PASSWORD psql -h 127.0.0.1 -p "$POSTGRES_PORT" -U tinworks -d postgres -Atqc 'select 1'; }
 postgres_wait() {
     postgres_heir
-    wait_until postgres 60 postgres_answers
+    wait_until postgres 240 postgres_answers
     PGPASSWORD=$POSTGRES_PASSWORD psql -h 127.0.0.1 -p "$POSTGRES_PORT" -U tinworks -d postgres -Atqc \
         "select 'create database tinworks' where not exists (select from pg_database where datname = 'tinworks')" |
         PGPASSWORD=$POSTGRES_PASSWORD psql -h 127.0.0.1 -p "$POSTGRES_PORT" -U tinworks -d postgres -qX -v ON_ERROR_STOP=1 ||
@@ -158,7 +158,7 @@ redis_start() {
         --maxmemory 512mb --maxmemory-policy noeviction --appendonly yes --appendfsync everysec --save ""
 }
 redis_answers() { [ "$(redis-cli -h 127.0.0.1 -p "$REDIS_PORT" ping)" = PONG ]; }
-redis_wait() { wait_until redis 60 redis_answers; }
+redis_wait() { wait_until redis 240 redis_answers; }
 
 # ---------------------------------------------------------------- Kafka
 
@@ -194,7 +194,7 @@ kafka_start() {
         kafka.Kafka "$HOME_DIR/kafka/server.properties"
 }
 kafka_answers() { kcat -b "127.0.0.1:$KAFKA_PORT" -L -m 2 | grep -q ' 1 brokers'; }
-kafka_wait() { wait_until kafka 90 kafka_answers; }
+kafka_wait() { wait_until kafka 240 kafka_answers; }
 
 # ---------------------------------------------------------------- all three
 

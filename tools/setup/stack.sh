@@ -103,7 +103,7 @@ stack_up() {
     done
     for name in $OURS; do
         [ -e "$HOME_DIR/run/$name.ready" ] && [ "$(cat "$HOME_DIR/run/$name.ready")" = "$(proc_pid "$name")" ] && continue
-        wait_until "$name" 120 ours_ready "$name"
+        wait_until "$name" 240 ours_ready "$name"
         proc_pid "$name" >"$HOME_DIR/run/$name.ready"
         say "  $name is ready"
     done
