@@ -90,7 +90,10 @@ class Servers:
         return int((self.home / "run" / f"{name}.pid").read_text().split()[0])
 
     def signal(self, name, number):
-        os.kill(self.pid(name), number)
+        pid = self.pid(name)
+        os.kill(pid, number)
+        if number == signal.SIGSTOP:  # until one of its threads has run to take the signal, the others go on working
+            wait_for(lambda: state_of(pid) in ("T", "Z", None), f"{name} to stop")
 
     def kill(self, name):
         pid = self.pid(name)
@@ -112,8 +115,7 @@ class Servers:
     def frozen(self, name):
         """The server and every child of it stand still, and their connections stay."""
         pids = [self.pid(name)]
-        os.kill(pids[0], signal.SIGSTOP)  # it makes no more of them
-        wait_for(lambda: state_of(pids[0]) == "T", f"{name} to stop")
+        self.signal(name, signal.SIGSTOP)  # it makes no more of them
         pids += descendants(pids[0])
         try:
             for pid in pids:
