@@ -79,9 +79,9 @@ def test_the_work_comes_out_the_same(guarded, undisturbed):
 def write_as(broker, user, topic):
     """The error of a record written by that user, None when it was written."""
     errors = []
-    producer = confluent_kafka.Producer({**broker.client(user), "message.timeout.ms": 10000})
+    producer = confluent_kafka.Producer({**broker.client(user), "message.timeout.ms": 60000})
     producer.produce(topic, b"x", on_delivery=lambda error, _: errors.append(error))
-    assert producer.flush(30) == 0
+    assert producer.flush(90) == 0
     return errors[0] and errors[0].name()
 
 

@@ -18,8 +18,7 @@ from confluent_kafka.admin import AdminClient
 from raw import Raw, datum, sample
 from sdk import tokens_of
 from world import World
-from waiting import wait_for
-
+from waiting import staged, wait_for
 
 @pytest.fixture
 def store(world):
@@ -83,6 +82,7 @@ def test_R02_killed_and_back_with_its_file(world, servers, store, survives):
 
     def disturb():
         time.sleep(1)
+        store.config_set("appendfsync", "always")  # by itself Redis may answer before it writes, for as long as the disk is busy
         seen["futures"], seen["rebuilds"] = futures_in(world, store), rebuilds(world)
         servers.kill("redis")
         servers.up()
@@ -176,10 +176,10 @@ def test_R04_loading_and_read_only(servers, full):
                 answer = pool.submit(model.raw.result, job)
                 time.sleep(seconds)
                 asked = polls(world) - before
-                assert says(store, state), "Redis was of use again too early"
+                staged(says(store, state), f"{state} until the worker may go on")
                 world["worker"].thaw()
                 answer.result()
-                assert says(store, state), "Redis was of use again too early"
+                staged(says(store, state), f"{state} until the result is there")
             print(f"{state}: {asked} polls were answered in {seconds} s")
             assert asked <= 3
         store.execute_command("REPLICAOF", "NO", "ONE")
@@ -300,9 +300,12 @@ def test_R08_frozen_for_longer_than_its_clients_wait(world, servers, store, surv
         for _ in range(3):
             time.sleep(1)
             servers.signal("redis", signal.SIGSTOP)
-            jobs.append(model.gradient(tokens_of(1, 20)))  # the workload may be over by now
-            time.sleep(3)
-            servers.signal("redis", signal.SIGCONT)
+            try:
+                jobs.append(model.gradient(tokens_of(1, 20)))  # the workload may be over by now
+                time.sleep(3)
+                wait_for(lambda: noticed() > before, "anybody to notice", 60)
+            finally:
+                servers.signal("redis", signal.SIGCONT)
 
     def noticed():  # by the resolver, or, when it had nothing to write then, by the counters
         return len(re.findall(r" resolver\.waits | dispatcher\.counters .*lost", world["dispatcher"].log.read_text()))
@@ -311,7 +314,6 @@ def test_R08_frozen_for_longer_than_its_clients_wait(world, servers, store, surv
     survives(disturb=disturb)
     for job in jobs:
         model.raw.result(job)
-    assert noticed() > before, "nobody noticed"
 
 
 def test_R09_the_stream_of_wake_ups_is_lost(world, store):
@@ -322,13 +324,14 @@ def test_R09_the_stream_of_wake_ups_is_lost(world, store):
     worker.freeze()
     job = model.gradient(tokens_of(1, 20))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(model.raw.once, "retrieve_future", {"request_id": job})
+        answer, began = pool.submit(model.raw.once, "retrieve_future", {"request_id": job}), time.monotonic()
         wait_for(lambda: world.counters("gateway:0").get("polls_parked"), "the poll to wait")
         gateway.freeze()
         time.sleep(2)  # longer than it waits for the stream in one question
         worker.thaw()
         wait_for(lambda: store.exists(f"{world.redis_prefix}future:{job}"), "the result")
         assert store.delete(f"{world.redis_prefix}done") == 1
+        staged(time.monotonic() - began < 15, "the result is there long before the poll is over")
         gateway.thaw()
         status, _, data = answer.result()
     billing.thaw()
