@@ -7,6 +7,7 @@ import pathlib
 import random
 import resource
 import signal
+import threading
 import time
 
 import psycopg
@@ -117,6 +118,31 @@ def test_P1_the_postmaster_and_its_children_are_killed(world, servers, survives,
     assert b"was terminated by signal 9" in said
 
 
+def commits_until_it_waits(world):
+    """One connection commits what wants a standby, until a COMMIT is not answered; that is told to wait no longer."""
+    end_waits = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep' and application_name = 'probe'"
+    over = threading.Event()
+
+    def commit():
+        with psycopg.connect(f"{world.postgres} application_name=probe", autocommit=True) as db:
+            db.execute("set synchronous_commit = on")
+            while not over.is_set():
+                db.execute("select pg_logical_emit_message(true, 'probe', 'probe')")
+
+    def met():
+        if world.sql(end_waits):
+            over.set()
+        return committing.done()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        committing = pool.submit(commit)
+        try:
+            wait_for(met, "the first COMMIT that waits")
+        finally:
+            over.set()
+        committing.result()
+
+
 @contextlib.contextmanager
 def unanswered(world):
     """Who wants its COMMIT to be on a standby, which all of ours do not, waits for the answer; what it committed is durable."""
@@ -125,6 +151,7 @@ def unanswered(world):
     world.sql("alter system set synchronous_standby_names = 'nobody'")
     world.sql(reload)
     try:
+        commits_until_it_waits(world)  # the reload takes its time
         yield lambda application: world.sql(waits, application)
     finally:
         world.sql("alter system reset synchronous_standby_names")
@@ -335,9 +362,12 @@ def test_P4_billing_is_the_victim_of_a_deadlock(made):
     billing.wait_frozen()  # it has the cursor, and wants the balance
     account = world.sql("select account_id from runs where id = %s", model.id)[0][0]
     with psycopg.connect(world.postgres) as db, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        db.execute("set application_name = 'other'")
+        db.execute("set deadlock_timeout = '1h'")  # it never looks for one, so billing is who finds it
         db.execute("select 1 from balances where account_id = %s for update", [account])
         other = pool.submit(db.execute, "select 1 from ingest_cursors where topic like '%%train.results' for update")
-        time.sleep(1.5)  # Postgres looks for a deadlock once, a second after the wait began: the other one finds none
+        waits = "select 1 from pg_stat_activity where application_name = 'other' and wait_event_type = 'Lock'"
+        wait_for(lambda: world.sql(waits), "the other one to wait for billing's row")
         billing.thaw()
         wait_for(lambda: billing.says("deadlock detected"), "the deadlock")
         other.result()
@@ -384,7 +414,7 @@ def hurried(world, name):
     """Restarts it so that none of its statements may take longer than a moment."""
     process = world[name]
     process.drain()
-    process.extra["postgres"] = f"{world.postgres} options='-c statement_timeout=300'"
+    process.extra["postgres"] = f"{world.postgres} options='-c statement_timeout=1000'"
     return process.start()
 
 
@@ -421,7 +451,7 @@ def test_P4_a_workers_snapshot_times_out(made):
 
 def test_P5_there_is_no_room_for_snapshots(made):
     """Files may not grow beyond a bound that the optimizer's state passes: the kernel refuses the write, as a full disk does."""
-    world = made(train_partitions=1, snapshot_idle_ms=200, snapshot_replay_ms=100, unsnapshotted_ms=1500, poll_hold_ms=300)
+    world = made(train_partitions=1, snapshot_idle_ms=200, snapshot_replay_ms=100, unsnapshotted_ms=5000, poll_hold_ms=300)
     worker, model = world["worker"], run_of(world)
     seen = taught(model, [0])
     state_of_run(world, model.id, 2)
@@ -430,7 +460,8 @@ def test_P5_there_is_no_room_for_snapshots(made):
     assert size > 4 * worker.log.stat().st_size
     limits = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (size - 1, limits[1]))
-    seen += taught(model, [1, 2])  # training goes on
+    jobs = [job for n in (1, 2) for job in (model.gradient(LESSON[n]), model.step())]
+    seen += [wait_for(lambda: model.raw.poll(job), "training to go on") for job in jobs]
     wait_for(lambda: worker.says(" snapshot.postponed "), "a snapshot that finds no room")
     wait_for(lambda: worker.says("error run.unsnapshotted "), "the alarm")
     wait_for(lambda: world.counters("worker:0")["runs_paused"] == 1, "its counter")
