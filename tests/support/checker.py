@@ -22,6 +22,7 @@ import time
 import confluent_kafka
 import redis
 from raw import Raw
+from waiting import PATIENCE_S
 
 CONTROL = ("expire", "cancel")
 WINDOW = 4096  # how far a seq may lie above the unbroken row
@@ -139,9 +140,9 @@ class Log:
             first, end = self._range_of(p)
             assert first == 0, f"{p.topic}/{p.partition} begins at {first}: not the whole log"
             ends[p.topic, p.partition] = end
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + PATIENCE_S
         while any(self.next[part] < end for part, end in ends.items()):
-            assert time.monotonic() < limit, "the log could not be read in 120 s"
+            assert time.monotonic() < limit, f"the log could not be read in {PATIENCE_S} s"
             for m in self.consumer.consume(1000, timeout=0.2):
                 if m.error():
                     continue
@@ -344,11 +345,11 @@ class Inspection:
     # ------------------------------------------------------------ futures
 
     def one_future(self, raw, official):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while (found := raw.poll(official.id)) is None and time.monotonic() < deadline:
             pass
         if found is None:
-            return f"future {official.id} was not served in 60 s"
+            return f"future {official.id} was not served in {PATIENCE_S} s"
         kind, data = found
         if kind != official.headers["content-type"] or data != official.value:
             return f"future {official.id} is {kind} {data[:60]!r}, official is {official.status} {official.value[:60]!r}"
@@ -618,7 +619,7 @@ def find_all(value, key):
             yield from find_all(item, key)
 
 
-def inspect(world, settle_s=240, serve=1_000_000, prompts=()):
+def inspect(world, settle_s=PATIENCE_S, serve=1_000_000, prompts=()):
     """Reads everything and computes it again.  serve: how many futures the gateway is asked for, at most."""
     it = Inspection(world, prompts)
     try:
