@@ -577,12 +577,17 @@ def test_a_pickled_sampling_client_samples_under_a_number_of_its_own(stack, owne
 
 def test_a_cancelled_sample_is_told_to_the_server(stack, owner):
     sampler = owner["service"].create_sampling_client(base_model=stack.model).result()
+
+    def calls(route):
+        return (stack.home / "log" / "gateway.log").read_text().count(f"route=/api/v1/{route} ")
+
+    asked, cancelled = calls("asample"), calls("cancel_future")
     many = [sampler.sample(text(tokens_of(i, 4)), 64, sampling(max_tokens=200, stop=[])) for i in range(8)]
+    wait_for(lambda: calls("asample") >= asked + len(many), "all of them to be submitted")
     last = many.pop()
-    time.sleep(0.5)  # it has been submitted by now, most likely; the wait below is what decides
+    time.sleep(0.5)  # its client knows that by now, most likely; the wait below is what decides
     last.cancel()
-    log = stack.home / "log" / "gateway.log"
-    wait_for(lambda: "route=/api/v1/cancel_future" in log.read_text(), "the wish to be sent", 30)
+    wait_for(lambda: calls("cancel_future") > cancelled, "the wish to be sent", 30)
     for sample in many:
         assert len(sample.result().sequences) == 64
 

@@ -18,7 +18,7 @@ from forced import Fault
 from oracle import work
 from raw import Raw
 from sdk import end, tokens_of
-from waiting import staged, wait_for
+from waiting import NotStaged, staged, wait_for
 
 # ------------------------------------------------------------ gateway
 
@@ -428,12 +428,18 @@ def test_K17_no_dispatcher_at_all(world, survives, full):
 
 def test_K18_two_dispatchers_at_once(world, survives):
     second = world.process("dispatcher", "dispatcher2").start()
-    survives()
 
     def conflicts():
         return sum(world.counters(f"dispatcher:{n}").get("conflicts", 0) for n in (0, 2))
 
-    wait_for(conflicts, "a conflict of cursors to be counted")
+    def met():  # by chance, and each time less likely if one of them hardly gets to run
+        survives()
+        try:
+            return wait_for(conflicts, "a conflict of cursors to be counted", 5)
+        except NotStaged:
+            return False
+
+    wait_for(met, "two that want to move the same cursor")
     second.drain()
 
 
