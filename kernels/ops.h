@@ -5,9 +5,9 @@
  * out of the next sync(), as ERR_LOST.  Only what allocates can fail at once.
  *
  * Memory.  `float *` is memory of the device (from alloc), as is what a struct act points at; on the
- * CPU that is ordinary memory, so tests may pass their own arrays.  Ids and descriptors (int32_t arrays, struct kv_seg, struct
- * lora_group) are ordinary host memory, read before the call returns.  Arrays are row-major
- * without gaps unless a leading dimension (ld...) is named.
+ * CPU that is ordinary memory, so tests may pass their own arrays.  Ids and descriptors (int32_t
+ * arrays, struct kv_seg, struct lora_group) are ordinary host memory, read before the call returns.
+ * Arrays are row-major without gaps unless a leading dimension (ld...) is named.
  *
  * Row law.  Every sum below has one order that does not depend on how many rows take part or how
  * many threads work: a product of matrices is one chain of fused multiply-adds over k = 0, 1, ...;
@@ -22,7 +22,8 @@
  * in fp32, where flush() makes a result below 2^-126 a zero of its sign.  That is what the
  * instruction VDPBF16PS does (Intel SDM vol. 2, its "Operation"; MXCSR plays no part), and every
  * instruction set gives these bits.  Two things may differ: which NaN comes out of a NaN, and a
- * result that lies within 2^-150 below 2^-126, which plain C rounds up before it looks. */
+ * result that lies within 2^-150 below 2^-126, which plain C rounds up before it looks.  An x that is
+ * bf16 already is taken as it is; whether a device that writes such keeps subnormals is its own affair. */
 #ifndef KERNELS_OPS_H
 #define KERNELS_OPS_H
 

@@ -27,7 +27,8 @@ struct few_kind {
 };
 
 /* Who does products of few rows: whom the trial says or, to measure, one of the two whatever it says.
- * Not inside a recording; graphs that are kept stay as they were. */
+ * Not inside a recording, nor while one is kept whose products nobody has tried: a capture would try
+ * them.  Graphs that are kept stay as they were. */
 enum few_by { FEW_BY_TRIAL, FEW_BY_LIBRARY, FEW_BY_OURS };
 
 /* y [m, n] (+)= x [m, k] w^T, x and w of bf16: struct blas_product without what is the same in all. */

@@ -25,7 +25,6 @@ extern "C" {
 }
 
 #define THREADS 256
-#define SOME    16 /* rows, where not all are needed */
 #define TELLING 32 /* outputs that a chain the other way round has to change */
 
 typedef __nv_bfloat16 bf16;
@@ -92,7 +91,7 @@ enum count {
     BACK_LESS,  /* and then, with y of bf16, take the sums away again */
     OURS,       /* ours */
     OURS_LESS,
-    OURS_ADDED, /* with other rows' sums on top */
+    OURS_ADDED, /* of 16 rows and of 32, as each has a kernel of its own, with other rows' sums on top */
     COUNTS
 };
 
@@ -200,9 +199,11 @@ static void trial_ask(const struct trial *t)
     cuda_keep(t->d, cudaMemsetAsync(t->count, 0, COUNTS * sizeof *t->count, t->d->stream), "trial");
     compare_all(t, few_run_backwards, BACK);
     compare_all(t, few_run, OURS);
-    multiply(t, blas_library, t->library, 1, SOME, true);
-    multiply(t, few_run, t->ours, 1, SOME, true);
-    compare(t, OURS_ADDED, SOME);
+    for (int rows = 16; rows <= 32; rows *= 2) {
+        multiply(t, blas_library, t->library, 1, rows, true);
+        multiply(t, few_run, t->ours, 1, rows, true);
+        compare(t, OURS_ADDED, rows);
+    }
 }
 
 /* What the host waits for at the end is but the copy where the device is a member of a group. */

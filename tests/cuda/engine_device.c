@@ -2,7 +2,9 @@
  * tolerances, and keeps by itself, on bits, what the engine promises.  Models of a few thousand
  * parameters, so that the emulation can run it too; on a real GPU tests/gpu runs it, and the larger
  * tests of tests/engine beside it. */
-#include "engine/inside.h"
+#include "engine/head.h"
+#include "engine/kv.h"
+#include "engine/plan.h"
 #include "engine/sampler.h"
 
 #define DEVICE "cuda:0"
@@ -78,6 +80,32 @@ static struct adapter *adapter_with(struct engine *en, const struct lora_conf *c
     struct adapter *ad = adapter_create(en, conf, seed, &e);
     if (!ad) fail_msg("%s", e.text);
     return ad;
+}
+
+/* ------------------------------------------------------------------ what was planned */
+
+/* The plan is made without a device; what a worker checks at its start follows from it. */
+static void an_engine_takes_what_was_planned(void **state)
+{
+    for (int w = 0; w < WORLDS; w++) {
+        const struct memory_plan_conf conf = {.model_dir = folders[w].path,
+                                              .weights = worlds[w].weights,
+                                              .lora = small_conf,
+                                              .gpu = true};
+        struct memory_plan p;
+        struct err e = {0};
+        if (memory_plan_make(&conf, &p, &e) < 0) fail_msg("%s", e.text);
+        struct engine *en = open_on(DEVICE, w, 2, 0);
+        size_t tokens = ENGINE_BLOCK_TOKENS;
+        assert_int_equal(p.token_training,
+                         pass_bytes(en, ENGINE_BLOCK_TOKENS, 1, small_conf.rank, true) / tokens);
+        assert_int_equal(p.token_forward,
+                         pass_bytes(en, ENGINE_BLOCK_TOKENS, 1, small_conf.rank, false) / tokens);
+        assert_int_equal(p.logits_chunk, head_bytes(en, small_conf.rank, true));
+        assert_int_equal(p.logits_rows, head_rows_max(en));
+        assert_int_equal(p.kv_block, kv_block_bytes(en));
+        engine_close(en);
+    }
 }
 
 /* ------------------------------------------------------------------ beside the CPU */
@@ -398,6 +426,7 @@ static void fresh_adapters_are_the_cpus(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_engine_takes_what_was_planned),
         cmocka_unit_test(fresh_adapters_are_the_cpus),
         cmocka_unit_test(training_agrees_with_the_cpu),
         cmocka_unit_test(company_passes_and_threads_do_not_show_in_training),

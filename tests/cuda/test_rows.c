@@ -138,7 +138,8 @@ static void check_norm(struct side s[2], const struct norm_case *c)
 /* A row alone lies where it is not aligned. */
 static void norms_agree_and_a_row_is_its_own(void **state)
 {
-    static const int shapes[][2] = {{1, 1}, {1, 33}, {33, 64}, {9, 128}, {17, 100}, {3, 1024}, {3, 1025}, {2, 2560}};
+    static const int shapes[][2] = {{1, 1},    {1, 33},   {33, 64},  {9, 128},
+                                    {17, 100}, {3, 1024}, {3, 1025}, {2, 2560}};
     static const enum ops_dtype types[] = {OPS_F32, OPS_BF16};
     struct side s[2];
     sides_open(s);
@@ -157,7 +158,9 @@ enum { CONTEXT = 70, HEADS = 3, ROTATED = 20 };
 static void rotate(const struct side *s, float *got[2], const float *x, const float *cosine,
                    const float *sine, int dim, enum ops_dtype type)
 {
-    const struct kv_seg segs[] = {{.row = 2, .rows = 9}, {.row = 0, .rows = 1, .start = 69}, {.row = 11, .rows = 0},
+    const struct kv_seg segs[] = {{.row = 2, .rows = 9},
+                                  {.row = 0, .rows = 1, .start = 69},
+                                  {.row = 11, .rows = 0},
                                   {.row = 12, .rows = 5, .start = 33}};
     size_t n = (size_t)(ROTATED * HEADS * dim), half = (size_t)dim / 2;
     struct act y = up_act(s, x, n, type), z = up_act(s, x, n, type);

@@ -64,10 +64,10 @@ static void wait_for(const struct product *p)
     if (p->s.ops->sync(p->s.d, &e) < 0) fail_msg("%s", e.text);
 }
 
-/* y as it is before a product, in these rows: they are looked at. */
+/* y as it is before a product, in these rows: they are looked at, also for whether they are written. */
 static void prepare(const struct product *p, const int *rows, int count)
 {
-    for (int i = 0; p->add && i < count; i++)
+    for (int i = 0; i < count; i++)
         p->s.ops->copy(p->s.d, act_at(p->y, rows[i] * (long)p->out).p, p->before.p, p->row_bytes);
 }
 

@@ -191,7 +191,7 @@ void engine_shape(struct engine *en)
     const struct model_conf *mc = &en->mw->conf;
     en->shape = (struct attn_shape){mc->heads, mc->kv_heads, mc->head_dim};
     en->kv_floats = en->ops->kv_floats(&en->shape);
-    en->act = en->ops->act_dtype(en->mw->dtype);
+    en->act_dtype = en->ops->act_dtype(en->mw->dtype);
     en->pass_rows = en->ops->pass_rows;
     en->logits_bytes = en->ops->logits_bytes;
 }

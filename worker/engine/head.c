@@ -21,7 +21,7 @@ static void lay(struct bump *b, const struct engine *en, int ldu, bool back, str
 {
     const struct model_conf *mc = &en->mw->conf;
     size_t rows = (size_t)head_rows_max(en);
-    h->x = bump_act(b, rows * (size_t)mc->hidden, en->act);
+    h->x = bump_act(b, rows * (size_t)mc->hidden, en->act_dtype);
     h->logits = bump_floats(b, rows * (size_t)mc->vocab);
     h->u = bump_floats(b, rows * (size_t)ldu);
     h->lse = bump_floats(b, rows);

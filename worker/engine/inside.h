@@ -33,7 +33,7 @@ struct engine {
     float *cosine, *sine; /* [context_max, head_dim / 2] */
     struct attn_shape shape;
     size_t kv_floats; /* of one block and layer */
-    enum ops_dtype act; /* of activations between products */
+    enum ops_dtype act_dtype; /* of activations between products */
     int pass_rows;      /* rows of one pass, unless one sequence alone has more */
     size_t logits_bytes; /* about what a chunk's logits may take */
 

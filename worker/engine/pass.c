@@ -31,13 +31,13 @@ static void lay_layer(struct bump *b, const struct engine *en, size_t rows, size
     size_t q = (size_t)mc->heads * (size_t)mc->head_dim;
     size_t kv = (size_t)mc->kv_heads * (size_t)mc->head_dim;
     a->x = bump_floats(b, rows * (size_t)mc->hidden);
-    a->q_raw = bump_act(b, rows * q, en->act);
-    a->k_raw = bump_act(b, rows * kv, en->act);
-    a->o = bump_act(b, rows * q, en->act);
+    a->q_raw = bump_act(b, rows * q, en->act_dtype);
+    a->k_raw = bump_act(b, rows * kv, en->act_dtype);
+    a->o = bump_act(b, rows * q, en->act_dtype);
     a->lse = bump_floats(b, rows * (size_t)mc->heads);
     a->mid = bump_floats(b, rows * (size_t)mc->hidden);
-    a->gate = bump_act(b, rows * (size_t)mc->intermediate, en->act);
-    a->up = bump_act(b, rows * (size_t)mc->intermediate, en->act);
+    a->gate = bump_act(b, rows * (size_t)mc->intermediate, en->act_dtype);
+    a->up = bump_act(b, rows * (size_t)mc->intermediate, en->act_dtype);
     for (int s = 0; s < SITES_A_LAYER; s++) {
         bool own = s < PASS_SITES_AT_ONCE || keep;
         a->u[s] = own ? bump_floats(b, rows * ldu) : a->u[s % PASS_SITES_AT_ONCE];
@@ -50,12 +50,12 @@ static void lay_forward(struct bump *b, const struct engine *en, size_t rows, st
     size_t q = (size_t)mc->heads * (size_t)mc->head_dim;
     size_t kv = (size_t)mc->kv_heads * (size_t)mc->head_dim;
     p->hidden = bump_floats(b, rows * (size_t)mc->hidden);
-    p->final = bump_act(b, rows * (size_t)mc->hidden, en->act);
-    p->norm = bump_act(b, rows * (size_t)mc->hidden, en->act);
-    p->q = bump_act(b, rows * q, en->act);
-    p->k = bump_act(b, rows * kv, en->act);
-    p->v = bump_act(b, rows * kv, en->act);
-    p->act = bump_act(b, rows * (size_t)mc->intermediate, en->act);
+    p->final = bump_act(b, rows * (size_t)mc->hidden, en->act_dtype);
+    p->norm = bump_act(b, rows * (size_t)mc->hidden, en->act_dtype);
+    p->q = bump_act(b, rows * q, en->act_dtype);
+    p->k = bump_act(b, rows * kv, en->act_dtype);
+    p->v = bump_act(b, rows * kv, en->act_dtype);
+    p->act = bump_act(b, rows * (size_t)mc->intermediate, en->act_dtype);
 }
 
 static void lay_backward(struct bump *b, const struct engine *en, size_t rows, size_t ldu,
@@ -67,13 +67,13 @@ static void lay_backward(struct bump *b, const struct engine *en, size_t rows, s
     p->dfinal = bump_floats(b, rows * (size_t)mc->hidden);
     p->dx = bump_floats(b, rows * (size_t)mc->hidden);
     p->dnorm = bump_floats(b, rows * (size_t)mc->hidden);
-    p->dq = bump_act(b, rows * q, en->act);
-    p->dk = bump_act(b, rows * kv, en->act);
-    p->dv = bump_act(b, rows * kv, en->act);
-    p->dout = bump_act(b, rows * q, en->act);
-    p->dgate = bump_act(b, rows * (size_t)mc->intermediate, en->act);
-    p->dup = bump_act(b, rows * (size_t)mc->intermediate, en->act);
-    p->dact = bump_act(b, rows * (size_t)mc->intermediate, en->act);
+    p->dq = bump_act(b, rows * q, en->act_dtype);
+    p->dk = bump_act(b, rows * kv, en->act_dtype);
+    p->dv = bump_act(b, rows * kv, en->act_dtype);
+    p->dout = bump_act(b, rows * q, en->act_dtype);
+    p->dgate = bump_act(b, rows * (size_t)mc->intermediate, en->act_dtype);
+    p->dup = bump_act(b, rows * (size_t)mc->intermediate, en->act_dtype);
+    p->dact = bump_act(b, rows * (size_t)mc->intermediate, en->act_dtype);
     p->du = bump_floats(b, rows * ldu);
 }
 

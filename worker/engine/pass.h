@@ -8,8 +8,8 @@
  * adapters; all rows of [rows, hidden] are whole and equal on every rank.  Callers hold the first
  * rank's.
  *
- * Sums over layers (x, mid, hidden and their gradients, which all projections of a layer add to) are fp32;
- * what lies between two products is a struct act, as wide as the device keeps it.
+ * Sums over layers (x, mid, hidden and their gradients, which all projections of a layer add to) are
+ * fp32; what lies between two products is a struct act, as wide as the device keeps it.
  *
  *   pass_bytes()   what a pass of so many rows needs
  *   pass_begin()   lays it out; nothing after it can fail for want of memory
@@ -65,11 +65,11 @@ struct pass {
     int *row_block;            /* [rows] */
     struct lora_group *loras;  /* [PASS_SITES_AT_ONCE, group_count], filled anew for each site */
 
-    struct layer_acts *acts;       /* [layers], or one */
-    float *hidden;                      /* [rows, hidden] after the last layer */
-    struct act final;                   /* [rows, hidden] normed */
-    struct act norm, q, k, v, act;      /* of the layer at work */
-    float *dfinal, *dx, *dnorm, *du;    /* the way back */
+    struct layer_acts *acts;         /* [layers], or one */
+    float *hidden;                   /* [rows, hidden] after the last layer */
+    struct act final;                /* [rows, hidden] normed */
+    struct act norm, q, k, v, act;   /* of the layer at work */
+    float *dfinal, *dx, *dnorm, *du; /* the way back */
     struct act dq, dk, dv, dout, dgate, dup, dact;
 };
 

@@ -79,7 +79,7 @@ static void plan_pass(const struct engine *en, int rank, struct memory_plan *p)
 static void gpu_shape(struct engine *en)
 {
     en->kv_floats /= sizeof(float) / sizeof(uint16_t);
-    en->act = en->mw->dtype;
+    en->act_dtype = en->mw->dtype;
     en->pass_rows = OPS_CUDA_PASS_ROWS;
     en->logits_bytes = OPS_CUDA_LOGITS_BYTES;
 }

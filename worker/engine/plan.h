@@ -5,8 +5,9 @@
  * pass_bytes, head_bytes, kv_block_bytes), so they are what the CPU device really asks for; each
  * allocation may be rounded up by 64 bytes.
  *
- * For a GPU two things are other: a matrix stays row-major, and one copy serves both directions; and
- * keys and values are kept in bf16. */
+ * For a GPU some things are other: a matrix stays row-major, and one copy serves both directions; keys
+ * and values are kept in bf16, as are activations where weights are; passes and chunks of logits are
+ * larger. */
 #ifndef ENGINE_PLAN_H
 #define ENGINE_PLAN_H
 
