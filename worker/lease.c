@@ -154,8 +154,8 @@ static int take(struct lease *l, struct err *e)
 }
 
 /* One round.  The lease counts from when the renewal was sent, so the database's clock does not
- * matter.  Who has lost a shard is about to leave and takes none: it would keep its successor, which
- * may be late with a renewal itself, from going on. */
+ * matter.  Who has lost a shard is about to leave and takes none: it would keep its successor,
+ * which may be late with a renewal itself, from going on. */
 static void round_once(struct lease *l)
 {
     struct err e = {0};

@@ -236,8 +236,8 @@ static int take(struct worker *w, struct shard *s, struct err *e)
     return 0;
 }
 
-/* The shard stays ours and is served by nobody: another worker could do no better, and its other
- * shards go on.  Takes s. */
+/* The shard stays ours and is served by nobody: another worker could do no better, and our other
+ * shards go on.  Who loses it all the same leaves, as with any shard.  Takes s. */
 static void refuse(struct worker *w, struct shard *take_s, struct err *e)
 {
     counters_add(w->counters, COUNT_SHARDS_REFUSED, 1);

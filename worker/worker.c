@@ -341,14 +341,24 @@ void worker_close(struct worker *w, enum lease_end how)
 
 /* ---------------------------------------------------------------- a turn */
 
+/* Whoever has lost a shard takes none any more (lease.c), so it leaves, also when it had refused that
+ * one: a fresh process takes what is free. */
+static int shard_lost(struct worker *w, const struct lease_event *ev, struct err *e)
+{
+    struct shard *s = shard_find(w, ev->stream, ev->partition);
+    if (s) return shard_fenced(w, s, "in the database", e);
+    return err_set(e, ERR_LOST,
+                   "shard %s/%d, which was refused here, was taken over by another worker",
+                   stream_name(ev->stream), ev->partition);
+}
+
 static int shards_changed(struct worker *w, struct err *e)
 {
     struct lease_event ev;
     bool started = lease_started(w->lease);
     while (lease_next(w->lease, &ev)) {
-        struct shard *s = ev.lost ? shard_find(w, ev.stream, ev.partition) : NULL;
-        if (s) return shard_fenced(w, s, "in the database", e);
-        if (!ev.lost && shard_take(w, &ev, e) < 0) return -1;
+        if (ev.lost) return shard_lost(w, &ev, e);
+        if (shard_take(w, &ev, e) < 0) return -1;
     }
     if (started && !w->ready_told) {
         w->ready_told = true;

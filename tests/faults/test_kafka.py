@@ -304,6 +304,40 @@ def test_B07_a_log_that_begins_behind_what_is_needed(servers, what):
         world.close()
 
 
+def test_B07_a_refused_shard_that_is_lost(servers):
+    """All that a worker has is a shard that it refused; it stands still for longer than its lease, and another one takes that over.
+    It leaves, as with any shard: one that has lost a shard takes none, and who lives must be of use."""
+    world = World(servers, train_partitions=1, snapshot_idle_ms=3600000, snapshot_replay_ms=3600000)
+    try:
+        world.start()
+        model = new_model(world, "forgets")
+        model.raw.result(model.gradient(tokens_of(1, 20)))
+        refusing = world["worker"]
+        refusing.kill()
+        name = topic(world, "train", "jobs")
+        _, end = ends(world, name, 0)
+        admin = AdminClient({"bootstrap.servers": world.brokers})
+        [gone] = admin.delete_records([confluent_kafka.TopicPartition(name, 0, end)]).values()
+        gone.result(60)
+        world.sql("update shards set owner = 'nobody', lease_until = 'infinity' where stream = 'sample'")
+        refusing.start()
+        alarm = "shard.refused stream=train partition=0"
+        wait_for(lambda: refusing.says(alarm), "the alarm")
+        refusing.freeze()
+        successor = world.process("worker", "worker2").start()
+        wait_for(lambda: successor.says(alarm), "the successor's alarm")
+        refusing.thaw()
+        assert refusing.wait_exit() == 75
+        assert refusing.says("shard train/0, which was refused here, was taken over by another worker")
+        world.sql("update shards set lease_until = '-infinity' where stream = 'sample'")
+        wait_for(lambda: successor.says("shard.taken stream=sample"), "the other shard to be taken")
+        assert successor.alive()
+        sampler = model.session.sampler(base_model=world.model)
+        assert model.raw.result(sample(model.raw, sampler, 0, tokens_of(2, 8)))[0] == "application/x-protobuf"
+    finally:
+        world.close()
+
+
 # ------------------------------------------------------------ the log repeats
 
 
