@@ -59,7 +59,7 @@ int gateway_conf_read(struct gateway_conf *c, int argc, char **argv, struct err 
          "what clients' addresses of this service begin with, in front of /api/v1; empty: http:// "
          "(https:// with TLS) and their Host header"},
         {"url_s", CONF_INT, &c->url_s, "900", 1, 900, "life of a download address"},
-        {"key_good_ms", CONF_INT, &c->key_good_ms, "30000", 0, 3600000,
+        {"key_good_ms", CONF_INT, &c->key_good_ms, "30000", 0, 300000,
          "how long a key is not asked for again: so long a revoked one may work, and a new limit be "
          "unknown"},
         {"attempts_max", CONF_INT, &c->attempts_max, "10", 1, 1000000,

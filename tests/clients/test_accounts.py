@@ -9,6 +9,7 @@ import http.client
 import json
 import pathlib
 import re
+import subprocess
 import sys
 import time
 
@@ -193,20 +194,26 @@ def test_another_accounts_key_opens_its_checkpoints_only_when_it_may_read(stack,
 
 @pytest.fixture
 def attentive(stack):
-    """A gateway that soon notices a revoked key and a disabled account."""
-    with stack.another_gateway(key_good_ms=500) as url:
-        yield url
+    """A gateway that soon notices a revoked key and a disabled account, and service(key) of it, whose session ends before it stops."""
+    with stack.another_gateway(key_good_ms=500) as url, contextlib.ExitStack() as sessions:
+
+        def service(key):
+            it = tinker.ServiceClient(base_url=url, api_key=key)
+            sessions.callback(end, it)
+            return it
+
+        yield url, service
 
 
 def test_a_revoked_key_and_a_disabled_account_end_soon(stack, attentive):
     """A disabled account may read what it has, finished futures among it, and ask for nothing new."""
+    url, service = attentive
     _, revoked = stack.account("revoked-soon")
     account, key = stack.account("disabled-soon")
-    service = tinker.ServiceClient(base_url=attentive, api_key=key)
-    client = sdk.lora(service, stack.model)
+    client = sdk.lora(service(key), stack.model)
     path = client.save_state("kept").result().path
     run = client.model_id
-    with by_hand(attentive, revoked) as gone, by_hand(attentive, key) as http:
+    with by_hand(url, revoked) as gone, by_hand(url, key) as http:
         request = http.post("/optim_step", json={"model_id": run, "seq_id": 2, **STEP}).json()["request_id"]
         assert gone.get("/sessions").status_code == 200
         stack.tinworks("key", "revoke", revoked.split("-")[1])
@@ -222,7 +229,7 @@ def test_a_revoked_key_and_a_disabled_account_end_soon(stack, attentive):
         with pytest.raises(tinker.PermissionDeniedError, match="this account is disabled"):
             sdk.train(client, 1)
         with pytest.raises(hpcai.PermissionDeniedError, match="this account is disabled"):
-            hp.lora(hpcai.ServiceClient(base_url=attentive, api_key=key), stack.model)
+            hp.lora(hpcai.ServiceClient(base_url=url, api_key=key), stack.model)
 
         wait_for(lambda: "metrics" in http.post("/retrieve_future", json={"request_id": request}).json(), "the step's result")
         assert "kept" in http.get(f"/training_runs/{run}/checkpoints").text
@@ -232,6 +239,15 @@ def test_a_revoked_key_and_a_disabled_account_end_soon(stack, attentive):
         wait_for(lambda: not refused(), "the account's return")
         step = http.post("/optim_step", json={"model_id": run, "seq_id": 3, **STEP}).json()
         wait_for(lambda: "metrics" in http.post("/retrieve_future", json=step).json(), "the next step")
+
+
+def test_a_key_is_asked_for_again_after_half_a_minute_unless_told_otherwise(stack):
+    """What docs/security.md promises of a revoked key."""
+    gateway = stack.program("gateway")
+    shown = subprocess.run([gateway, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert re.search(r"^  --key-good-ms .*\n.*; default 30000$", shown, re.M)
+    refused = subprocess.run([gateway, "--key-good-ms=300001"], capture_output=True, text=True, timeout=60)
+    assert refused.returncode != 0 and "key_good_ms is 300001, expected 0 to 300000" in refused.stderr
 
 
 # ------------------------------------------------------------ guessed keys (H14)

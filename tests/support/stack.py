@@ -90,16 +90,19 @@ class Stack:
         if services.exists():
             shutil.rmtree(services)
 
+    def program(self, name):
+        build = pathlib.Path(self.environ.get("TINWORKS_BUILD_DIR", ROOT / "build" / "release"))
+        return str(build / name / f"tinworks-{name}")
+
     @contextlib.contextmanager
     def another(self, name, ready, **settings):
         """One more process of ours on this stack, with settings of its own; the match of `ready` in its log."""
-        build = pathlib.Path(self.environ.get("TINWORKS_BUILD_DIR", ROOT / "build" / "release"))
         flags = [f"--{setting.replace('_', '-')}={value}" for setting, value in settings.items()]
         log = self.home / "log" / f"{name}-{len(self.more_logs)}.log"
         self.more_logs.append(log)
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [str(build / name / f"tinworks-{name}"), *flags], env={**self.environ, **self.settings}, stderr=out
+                [self.program(name), *flags], env={**self.environ, **self.settings}, stderr=out
             )
         try:
             yield wait_for(lambda: re.search(ready, log.read_bytes()), f"another {name}")
