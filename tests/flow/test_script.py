@@ -1,8 +1,10 @@
 """./tinworks itself: healing, status, and clear words for what it does not know."""
 
 import re
+import subprocess
 
 import pytest
+from stack import ROOT
 
 
 def test_up_heals_only_what_is_dead(stack):
@@ -25,6 +27,19 @@ def test_status_shows_every_process_and_the_counters(stack):
     assert stack.base_url in shown
     assert "worker:0" in shown
     assert re.search(r"^tinworks/tiny, slot 0: \d+ shards on cpu/\w+/fp32/", shown, re.M)
+
+
+def test_status_says_that_it_could_not_ask_the_database_and_goes_on(stack, tmp_path):
+    """The same servers, and a database without our tables."""
+    (tmp_path / "run").symlink_to(stack.home / "run")
+    (tmp_path / "env").write_text((stack.home / "env").read_text().replace("dbname=tinworks", "dbname=template1"))
+    (tmp_path / "demo.key").write_text("none")
+    words, environ = [str(ROOT / "tinworks"), "status"], {**stack.environ, "TINWORKS_HOME": str(tmp_path)}
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "worker:0" in done.stdout
+    _, after = done.stdout.split("\nthe database does not answer, or has no tables yet\n")
+    assert f"export TINKER_BASE_URL={stack.base_url}" in after
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,12 @@ random_hex() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
 # port_taken PORT: somebody listens there.
 port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# port_reserve PORT: nobody else is given it for five minutes, until its server listens; false when somebody was.
+# port_reserve PORT: nobody else is given it for 20 minutes, until its server listens; false when somebody was.
 port_reserve() {
     local dir
     dir=${TMPDIR:-/tmp}/tinworks-ports.$(id -u)
-    mkdir -p "$dir"
-    find "$dir" -mindepth 1 -maxdepth 1 -mmin +5 -exec rmdir {} + 2>/dev/null || true # others tidy up too
+    { mkdir -p "$dir" && [ -w "$dir" ]; } || die "ports are reserved in $dir, which cannot be written to"
+    find "$dir" -mindepth 1 -maxdepth 1 -mmin +20 -exec rmdir {} + 2>/dev/null || true # others tidy up too
     mkdir "$dir/$1" 2>/dev/null
 }
 

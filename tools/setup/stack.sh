@@ -135,7 +135,7 @@ stack_status() {
         fi
     done
     ! proc_alive redis || status_counters
-    ! proc_alive postgres || { status_shards; status_lag; }
+    ! proc_alive postgres || { status_shards && status_lag; } || printf '\nthe database does not answer, or has no tables yet\n'
     if [ -s "$HOME_DIR/demo.key" ]; then
         printf '\nexport TINKER_BASE_URL=%s\nexport TINKER_API_KEY=$(cat %s)\n' "$TINKER_BASE_URL" "$HOME_DIR/demo.key"
     fi
