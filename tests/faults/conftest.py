@@ -77,13 +77,16 @@ def survives(world, undisturbed):
     def run(*faults, disturb=lambda: None):
         before = getattr(world, "counted", {})
         plan = Plan(world, faults)
-        world.supervise()
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            doing = pool.submit(work, world)
-            calm = disturb()
-            works = [doing.result()]
-        while not plan.complete() and len(works) < ROUNDS_MAX:
-            works.append(work(world))
+        try:
+            world.supervise()
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                doing = pool.submit(work, world)
+                calm = disturb()
+                works = [doing.result()]
+            while not plan.complete() and len(works) < ROUNDS_MAX:
+                works.append(work(world))
+        finally:  # it arms nothing in the next test
+            plan.stop()
         plan.end()
         if calm:
             calm()

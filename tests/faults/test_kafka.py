@@ -145,20 +145,23 @@ def test_B03_written_and_not_told(world, servers):
     words = ["cc", "-O1", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "support" / "deaf.c", "-ldl"]
     subprocess.run(words, check=True)
     port = world.brokers.rsplit(":", 1)[1]
+    flag.unlink(missing_ok=True)
     with impatient(world, "env", f"LD_PRELOAD={library}", f"DEAF={flag}", f"DEAF_PORT={port}"):
         model = new_model(world, "deaf")
         body = body_of(model, 1, tokens_of(1, 20))
-        flag.touch()
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(model.raw.once, "forward_backward", body)
+        try:
+            flag.touch()
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                answer = pool.submit(model.raw.once, "forward_backward", body)
 
-            def written():
-                return [r for r in read_facts(world).accepted.values() if (r.parent, r.seq) == (model.id, 1)]
+                def written():
+                    return [r for r in read_facts(world).accepted.values() if (r.parent, r.seq) == (model.id, 1)]
 
-            [record] = wait_for(written, "the job in the log")
-            servers.kill("kafka")
-            assert answer.result()[0] == 503, "the gateway heard the ack"
-        flag.unlink()
+                [record] = wait_for(written, "the job in the log")
+                servers.kill("kafka")
+                assert answer.result()[0] == 503, "the gateway heard the ack"
+        finally:
+            flag.unlink()
         servers.up()
         assert model.raw.call("forward_backward", body)["request_id"] == record.id
         model.raw.result(record.id)

@@ -116,17 +116,18 @@ def snapshot_ack(duel):
     worker.arm("wk.before_send", "stop", match=f"{model.id}:optim_step:2")
     model.step()
     worker.wait_frozen()
-    servers.signal("kafka", signal.SIGSTOP)
     covered = "select 1 from run_snapshots where run_id = %s and seq = 2"
-    worker.thaw()
+    servers.signal("kafka", signal.SIGSTOP)
     try:
+        worker.thaw()
         wait_for(lambda: duel.world.sql(covered, model.id), "a snapshot of what is not acked", 60 if duel.world.broken else 3)
     except NotStaged:
         if duel.world.broken:
             raise
-    worker.kill()
-    servers.kill("kafka")
-    servers.up()
+    finally:
+        worker.kill()
+        servers.kill("kafka")
+        servers.up()
     duel.successor()
     return finished(duel, LOST_S if duel.world.sql(covered, model.id) else 240)
 

@@ -51,9 +51,12 @@ class Plan:
     def complete(self):
         return not self.armed and not self.waiting
 
-    def end(self):
+    def stop(self):
         self.over.set()
         self.thread.join()
+
+    def end(self):
+        self.stop()
         self.arm_next()
         if not self.complete():
             raise NotStaged(f"never reached: {', '.join(map(str, [*self.armed.values(), *self.waiting]))}")

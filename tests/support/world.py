@@ -128,7 +128,7 @@ class Servers:
                     os.kill(pid, signal.SIGCONT)
 
     def heal(self):
-        """Whatever a test that failed has left frozen or dead."""
+        """Whatever a test that failed has left frozen or dead.  `services up` takes a frozen one for alive."""
         states = {name: state_of(self.pid(name)) for name in SERVERS}
         for name in SERVERS:
             if states[name] == "T":
@@ -285,6 +285,7 @@ class Process:
 class World:
     def __init__(self, servers, **settings):
         """settings: TINWORKS_* of every process, without the prefix and in lower case."""
+        servers.heal()
         servers.count += 1
         self.servers, self.name = servers, f"w{servers.count}"
         self.home = servers.home / "worlds" / self.name
@@ -321,6 +322,7 @@ class World:
             **settings,
         }
         self.environ = {**servers.environ, **{f"TINWORKS_{k.upper()}": str(v) for k, v in own.items()}}
+        self.usual_lease = self.environ["TINWORKS_LEASE_MS"]
         self.processes, self.exits, self.keys, self.broken = {}, [], {}, set()
         self._supervisor, self._stop = None, threading.Event()
         with psycopg.connect(servers.settings["TINWORKS_POSTGRES"], autocommit=True) as db:
@@ -347,7 +349,7 @@ class World:
 
     def lease(self, ms):
         """How long a lease lasts from now on.  With a long one shards move when a worker is drained, and never because the machine
-        stood still for a while.  The worker begins anew."""
+        stood still for a while.  The worker begins anew; calm() ends it."""
         worker = self["worker"]
         assert worker.drain() == 0
         self.environ["TINWORKS_LEASE_MS"] = str(ms)
@@ -393,14 +395,31 @@ class World:
     def calm(self):
         """Between tests, and between the two tries of one: the servers run, and of ours just what start() started."""
         self.unsupervise()
+        for it in self.processes.values():
+            if it.alive() and (not it.wanted or state_of(it.pid) == "T"):  # it would end when it wakes, or soon
+                it.kill()
         self.disarm_all()
         self.servers.heal()
+        self._usual_lease()
         for name, it in list(self.processes.items()):
             if name != it.role:
                 it.kill()
                 del self.processes[name]
-            elif not it.alive():
+        for it in self.processes.values():
+            if it.alive():
+                it.ready()
+            else:
                 it.start()
+
+    def _usual_lease(self):
+        """What a worker that is killed held for long would be nobody's for long: no worker lives, so it is free at once."""
+        if self.environ["TINWORKS_LEASE_MS"] == self.usual_lease:
+            return
+        self.environ["TINWORKS_LEASE_MS"] = self.usual_lease
+        for it in self.processes.values():
+            if it.role == "worker":
+                it.kill()
+        self.sql("update shards set lease_until = '-infinity'")
 
     def disarm_all(self):
         """No failpoint is armed, and nothing stands still."""
