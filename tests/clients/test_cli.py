@@ -16,6 +16,7 @@ from sdk import end, lora, train
 from waiting import NotStaged
 
 TINKER = pathlib.Path(sys.executable).with_name("tinker")
+WEIGHTS = {"adapter_config.json", "adapter_model.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def tell(stack, customer, tmp_path):
                 [TINKER, *words], env=environ, input=stdin, capture_output=True, text=True, timeout=120, cwd=tmp_path
             )
         except subprocess.TimeoutExpired as late:
-            if words[:2] != ("checkpoint", "download"):
+            if not downloaded(words):
                 raise
             # It closes its session without a time limit, and may wait for its own heartbeat then: see sdk.end().
             raise NotStaged(f"{late}; it had said {late.stderr}") from None
@@ -63,6 +64,14 @@ def tell(stack, customer, tmp_path):
         return json.loads(done.stdout) if words[:2] == ("--format", "json") else done.stdout
 
     return run
+
+
+def downloaded(words):
+    """Is it a command for a download, and is that there?"""
+    if words[:2] != ("checkpoint", "download") or "--output" not in words:
+        return False
+    there = {p.name for p in pathlib.Path(words[words.index("--output") + 1]).glob("*/*")}
+    return there >= WEIGHTS
 
 
 def as_json(tell, *words):
@@ -130,7 +139,7 @@ def test_checkpoint_delete(tell, made):
 def test_checkpoint_download(tell, made, stack, tmp_path, kind):
     tell("checkpoint", "download", made[kind], "--output", str(tmp_path / "models"))
     [folder] = (tmp_path / "models").iterdir()
-    assert {p.name for p in folder.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert {p.name for p in folder.iterdir()} >= WEIGHTS
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (8, 32, "LORA")
     weights = (folder / "adapter_model.safetensors").read_bytes()

@@ -48,15 +48,24 @@ def world(servers):
         it.close()
 
 
+def undone(world):
+    """Nothing stands still, no device is about to be lost, and no worker has what a test gave it for a while."""
+    for it in world.processes.values():
+        (world.home / f"{it.name}.lose").unlink(missing_ok=True)
+        it.extra.pop("paged_moments", None)
+    world.disarm_all()
+
+
 @pytest.fixture
 def worker(world):
     """Well again before and after a test, whatever became of it."""
     it = world["worker"]
+    undone(world)
     if not it.alive():
         it.start()
     it.ready()
     yield it
-    world.disarm_all()
+    undone(world)
     for other in world.processes.values():
         if other.role == "worker" and other is not it and other.alive():
             other.drain()

@@ -4,9 +4,9 @@ import json
 import os
 
 import pytest
-from recipe import FOLDER, MODEL, exported, falls, plain
+from recipe import FOLDER, MODEL, TIMEOUT_S, exported, falls, plain
 
-pytestmark = pytest.mark.cookbook
+pytestmark = [pytest.mark.cookbook, pytest.mark.timeout(TIMEOUT_S)]
 SMALL = ("lora_rank=8", "learning_rate=2e-3")
 ANSWERS = ("group_size=8", "max_tokens=12")
 TORCH_2 = os.environ.get("TINWORKS_TORCH")  # a folder in which PyTorch 2 is found; tools/torch-venv.sh makes one

@@ -1,8 +1,9 @@
 """hpcai 0.2.0's bundled recipes, unchanged."""
 
 import pytest
-from recipe import falls
+from recipe import TIMEOUT_S, falls
 
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
 SMALL = ("lora_rank=8", "learning_rate=2e-3")
 ANSWERS = ("group_size=8", "max_tokens=12")
 

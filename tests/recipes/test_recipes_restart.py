@@ -1,8 +1,10 @@
 """The gateway is killed and started again in the middle of a recipe, and the recipe does not notice."""
 
 import pytest
+from recipe import TIMEOUT_S
 from waiting import staged
 
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
 
 def finishes(kitchen, customer, steps, module, *words):
     run = customer.start(module, "lora_rank=8", "learning_rate=1e-3", *words)

@@ -3,8 +3,11 @@
 import os
 import signal
 
+import pytest
+from recipe import TIMEOUT_S
 from waiting import wait_for
 
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
 WORDS = ("lora_rank=8", "learning_rate=1e-3", "dataset=no_robots", "batch_size=8", "num_epochs=4", "save_every=0", "eval_every=0")
 
 
@@ -15,7 +18,13 @@ def begun_together(kitchen, *starts, accounts):
     os.kill(worker, signal.SIGSTOP)
     try:
         runs = [start() for start in starts]
-        wait_for(lambda: kitchen.sql(have_run, accounts) == [(len(accounts),)], "all of them to begin")
+
+        def begun():
+            for run in runs:
+                assert run.process.poll() is None, f"ended before it began:\n{run.output()[-3000:]}"
+            return kitchen.sql(have_run, accounts) == [(len(accounts),)]
+
+        wait_for(begun, "all of them to begin")
     finally:
         os.kill(worker, signal.SIGCONT)
     return runs

@@ -15,7 +15,8 @@ from waiting import wait_for
 FOLDER = ROOT / ".tinworks" / "recipes"  # made by ./tinworks recipes
 MODEL = "Qwen/Qwen3-8B"
 PICO = {"prefill": 70_000, "sample": 220_000, "train": 220_000}  # the first price list, pico-dollars a token
-PATIENCE_S = 500
+PATIENCE_S = 500  # for one thing
+TIMEOUT_S = 1800  # of a test, which waits for a few
 PASSED, FAILED = set(), set()  # names of recipes, by the marks of the tests that were run
 
 
