@@ -219,7 +219,7 @@ static int take(struct worker *w, struct shard *s, struct err *e)
     if (check_log(w, s, "results", results, s->written.scan, &end, e) < 0 ||
         check_log(w, s, "jobs", jobs, s->written.resume, &s->jobs_end, e) < 0)
         return -1;
-    int64_t barrier = mutation("barrier") ? s->written.scan : publish_barrier(w, s, e);
+    int64_t barrier = mutation("barrier") ? (end ? end - 1 : 0) : publish_barrier(w, s, e);
     if (barrier < 0) return -1;
     failpoint_pass("wk.after_barrier", results);
     if (scan(w, s, barrier, &epoch, e) < 0) return -1;

@@ -355,7 +355,7 @@ def test_K13_worker_killed_again_and_again(world, survives):
         def killer():
             nonlocal kills
             while not ended and kills < wanted:
-                end = time.monotonic() + moments.uniform(0.5, 2.5)
+                end = time.monotonic() + moments.uniform(0.3, 1.3)  # it is back within half a second
                 while time.monotonic() < end and not ended:
                     time.sleep(0.02)
                 if not ended and worker.alive():

@@ -132,6 +132,16 @@ def snapshot_ack(duel):
     return finished(duel, LOST_S if duel.world.sql(covered, model.id) else 240)
 
 
+def at_rest(world, seconds=2):
+    """No position of a shard and no snapshot has been written for so long."""
+    rows = "select (select jsonb_agg(s order by s) from shards s), (select count(*) from run_snapshots)"
+    seen, since = world.sql(rows), time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(0.1)
+        if seen != (seen := world.sql(rows)):
+            since = time.monotonic()
+
+
 def snapshot_epoch(duel):
     """The database's clock jumps: the shard is given to another one while the owner's lease is good by its own clock.  The new
     owner dies before it decides anything; the old one goes on and makes a snapshot."""
@@ -139,6 +149,7 @@ def snapshot_epoch(duel):
     owner = restart(duel, lease_ms=600000, snapshot_replay_ms=0)  # its next look at the lease is two minutes away
     model = duel.model()
     [model.raw.result(job) for job in teach(model, range(1))]
+    at_rest(world)  # what it writes it would write under the rows' new owner, and see that
     duel.number += 1
     successor = world.process("worker", f"worker{duel.number + 1}")
     successor.arm("wk.mid_batch", "kill", match=f"{model.id}:forward_backward:3")
