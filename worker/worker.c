@@ -341,8 +341,8 @@ void worker_close(struct worker *w, enum lease_end how)
 
 /* ---------------------------------------------------------------- a turn */
 
-/* Whoever has lost a shard takes none any more (lease.c), so it leaves, also when it had refused that
- * one: a fresh process takes what is free. */
+/* Whoever has lost a shard takes none any more (lease.c), so it leaves, also when it had refused
+ * that one: a fresh process takes what is free. */
 static int shard_lost(struct worker *w, const struct lease_event *ev, struct err *e)
 {
     struct shard *s = shard_find(w, ev->stream, ev->partition);

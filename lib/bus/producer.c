@@ -198,8 +198,8 @@ static void count(struct bus_producer *p, int change)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* The topic goes by its handle: one that is only named is looked up at librdkafka's next scan, which
- * may be a second away. */
+/* The topic goes by its handle: one that is only named is looked up at librdkafka's next scan,
+ * which may be a second away. */
 static rd_kafka_resp_err_t queue(struct bus_producer *p, const struct bus_record *r,
                                  struct ack *ack)
 {
