@@ -78,7 +78,9 @@ static void plan_pass(const struct engine *en, int rank, struct memory_plan *p)
 /* What kernels/cuda says of itself. */
 static void gpu_shape(struct engine *en)
 {
-    en->kv_floats /= sizeof(float) / sizeof(uint16_t);
+    size_t wide = ((size_t)en->shape.head_dim + 15) / 16 * 16; /* of each key and value, in bf16 */
+    en->kv_floats =
+        2 * (size_t)en->shape.kv_heads * OPS_KV_BLOCK * wide * sizeof(uint16_t) / sizeof(float);
     en->act_dtype = en->mw->dtype;
     en->pass_rows = OPS_CUDA_PASS_ROWS;
     en->logits_bytes = OPS_CUDA_LOGITS_BYTES;
